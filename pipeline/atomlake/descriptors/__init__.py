@@ -1,0 +1,47 @@
+"""Descriptors: one file per family, one line each in the registry below."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atomlake.descriptors.base import Descriptor
+
+_REGISTRY: dict[str, str] = {
+    "soap": "atomlake.descriptors.soap:Soap",
+    "symmetry_functions": "atomlake.descriptors.symmetry_functions:SymmetryFunctions",
+}
+
+
+def names() -> list[str]:
+    """Names of every descriptor, those of installed packages included."""
+    return sorted({*_REGISTRY, *(e.name for e in entry_points(group="atomlake.descriptors"))})
+
+
+@cache
+def get(name: str) -> type[Descriptor]:
+    """Return the class of a registered descriptor.
+
+    Raises
+    ------
+    KeyError
+        If no descriptor has that name.
+    """
+    if name in _REGISTRY:
+        module, _, attribute = _REGISTRY[name].partition(":")
+        return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
+    for entry in entry_points(group="atomlake.descriptors"):
+        if entry.name == name:
+            return entry.load()  # type: ignore[no-any-return]
+    raise KeyError(f"no descriptor is called {name!r}; there are {names()}")
+
+
+def __getattr__(name: str) -> Any:
+    for path in _REGISTRY.values():
+        module, _, attribute = path.partition(":")
+        if attribute == name:
+            return getattr(import_module(module), attribute)
+    raise AttributeError(f"module 'atomlake.descriptors' has no attribute {name!r}")

@@ -1,0 +1,564 @@
+"""What a descriptor is: frozen parameters, labels, and a map from environments to features."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from atomlake.errors import SetAside, StructureError
+from atomlake.kernels import accumulate
+from atomlake.neighbours import Neighbours, find_neighbours
+from atomlake.structures import CHEMICAL_SYMBOLS, Structures, check, species_numbers
+from atomlake.variables import PAIR_VARIABLES, feature_variables
+
+if TYPE_CHECKING:
+    import ase
+
+Array = NDArray[Any]
+
+#: Bytes of one block's arrays when a larger computation is cut into blocks.
+BLOCK_NBYTES = 32 * 2**20
+
+
+class Gradients(NamedTuple):
+    """Which derivatives are wanted.
+
+    Attributes
+    ----------
+    positions : {"none", "summed", "pairs"}
+        ``pairs``: one row per centre and neighbour, ``d p_i / d r_j`` for that image of
+        ``j``; the centre's own row is minus the sum of the others and is left out.
+        ``summed``: one row per atom ``a`` and centre species, the derivative of the sum of
+        ``p_i`` over all centres of that species with respect to ``r_a``, the form that
+        linear models need. Descriptors of whole structures have one row per atom in
+        either form.
+    strain : bool
+        ``d p / d strain``, where strain maps ``r`` to ``(1 + strain) r``.
+    """
+
+    positions: Literal["none", "summed", "pairs"] = "none"
+    strain: bool = False
+
+    @property
+    def any(self) -> bool:
+        """Whether any derivative is wanted."""
+        return self.positions != "none" or self.strain
+
+
+class Citation(NamedTuple):
+    """Where a descriptor comes from."""
+
+    text: str
+    doi: str
+
+
+class Rows(NamedTuple):
+    """Arrays for the features and gradients of a range of centres or of structures.
+
+    ``features`` has shape (n, n_values). An array that was not asked for has no rows.
+    Shapes of the gradients follow :func:`atomlake.variables.feature_variables` with all
+    of a feature's components flattened into the last axis.
+    """
+
+    features: Array
+    gradient_positions: Array
+    gradient_strain: Array
+
+
+class Descriptor(BaseModel, ABC):
+    """A parametrised map from environments, or from whole structures, to features.
+
+    A subclass is frozen parameters (pydantic fields) and three methods:
+    :attr:`n_features`, :meth:`labels` and :meth:`_environments`
+    (or :meth:`_whole_structures` where :attr:`native_rows` is ``"structure"``).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    # ----- What every family states about itself
+
+    #: Name in recipes and in the registry.
+    kind: ClassVar[str]
+    #: One line.
+    title: ClassVar[str]
+    #: Papers that define it.
+    citations: ClassVar[tuple[Citation, ...]]
+    #: Raised whenever numbers change for the same parameters.
+    kernel_version: ClassVar[int] = 1
+    #: What the kernel maps: one atom's environment, or a whole structure.
+    native_rows: ClassVar[Literal["atom", "structure"]] = "atom"
+    #: Most atoms that one feature correlates, the centre included.
+    body_order: ClassVar[str] = ""
+    #: What the environment is expanded in.
+    basis: ClassVar[str] = ""
+    #: Forms of the average over a structure that the family has.
+    averages: ClassVar[tuple[str, ...]] = ("none", "outer")
+    #: Gradients the family has; an empty tuple where the map is not differentiable.
+    gradients: ClassVar[tuple[str, ...]] = ("positions", "strain")
+    #: Why gradients are missing, if they are.
+    not_differentiable: ClassVar[str] = ""
+    #: Ready parameter sets, named after the code they reproduce.
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    species: tuple[str, ...] | None = Field(
+        default=None,
+        description="Chemical symbols that may occur; sorted by atomic number.",
+    )
+    dtype: Literal["float32", "float64"] = Field(
+        default="float64", description="Type of the stored numbers; kernels compute in float64."
+    )
+    average: Literal["none", "inner", "outer"] = Field(
+        default="none",
+        description="One row per structure: the mean of the features (outer) or the features "
+        "of the mean expansion (inner).",
+    )
+
+    @field_validator("species", mode="after")
+    @classmethod
+    def _sorted_species(cls, species: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if species is None:
+            return None
+        return tuple(CHEMICAL_SYMBOLS[z] for z in np.sort(species_numbers(species)))
+
+    @field_validator("average", mode="after")
+    @classmethod
+    def _known_average(cls, average: str) -> str:
+        if average not in cls.averages:
+            raise ValueError(f"{cls.kind} has no {average!r} average; use one of {cls.averages}")
+        return average
+
+    # ----- What a family implements
+
+    @property
+    @abstractmethod
+    def cutoff(self) -> float:  # type: ignore[override]
+        """Distance in Å within which neighbours are needed; 0 where none are."""
+
+    @property
+    @abstractmethod
+    def n_features(self) -> int:
+        """Number of features, known before any compute."""
+
+    @abstractmethod
+    def labels(self) -> xr.Dataset:
+        """Say what each feature is, as integer or text coordinates over ``feature``."""
+
+    def _environments(
+        self,
+        structures: Structures,
+        neighbours: Neighbours,
+        first: int,
+        last: int,
+        rows: Rows,
+    ) -> None:
+        """Write features and gradients of the centres ``first:last``.
+
+        Parameters
+        ----------
+        structures : Structures
+            The batch, checked.
+        neighbours : Neighbours
+            Pairs within :attr:`cutoff`.
+        first, last : int
+            Range of atoms of the batch.
+        rows : Rows
+            ``features`` (n, n_values); ``gradient_positions`` (n_pairs of the range, 3,
+            n_values) or no rows; ``gradient_strain`` (n, 3, 3, n_values) or no rows. float32
+            or float64, of any content on entry; every element must be written.
+        """
+        raise NotImplementedError
+
+    def _whole_structures(
+        self,
+        structures: Structures,
+        neighbours: Neighbours,
+        first: int,
+        last: int,
+        rows: Rows,
+    ) -> None:
+        """Write features and gradients of the structures ``first:last``.
+
+        As :meth:`_environments`, with ``features`` (n, n_values), ``gradient_positions``
+        (n_atoms of the range, 3, n_values) and ``gradient_strain`` (n, 3, 3, n_values).
+        """
+        raise NotImplementedError
+
+    def _inner_average(
+        self,
+        structures: Structures,
+        neighbours: Neighbours,
+        first: int,
+        last: int,
+        rows: Rows,
+    ) -> None:
+        """As :meth:`_whole_structures`, for ``average="inner"``."""
+        raise NotImplementedError
+
+    def cost(self, n_neighbours: float, gradients: Gradients) -> float:
+        """Estimate seconds per atom on one core; only ratios between units matter.
+
+        Parameters
+        ----------
+        n_neighbours : float
+            Mean number of neighbours within :attr:`cutoff`.
+        gradients : Gradients
+            Derivatives that are wanted.
+        """
+        per_value = 2e-9 * self.n_values
+        positions = 3 * n_neighbours * (gradients.positions != "none")
+        return 1e-6 + 5e-8 * n_neighbours + per_value * (1 + positions + 9 * gradients.strain)
+
+    # ----- Most families need not override what follows
+
+    @property
+    def n_components(self) -> int:
+        """Equivariant components of each feature; 1 for invariants."""
+        return 1
+
+    @property
+    def n_values(self) -> int:
+        """Numbers per row: features times components."""
+        return self.n_features * self.n_components
+
+    @property
+    def per(self) -> Literal["atom", "structure"]:
+        """What one row of features describes."""
+        return "structure" if self.average != "none" else self.native_rows
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Canonical parameters: every field, defaults included, as plain JSON values."""
+        return self.model_dump(mode="json")
+
+    @property
+    def descriptor_id(self) -> str:
+        """Name and hash of everything that decides the numbers."""
+        canonical = json.dumps(
+            {"kind": self.kind, "version": self.kernel_version, "parameters": self.parameters},
+            sort_keys=True,
+        )
+        return f"{self.kind}-{hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()}"
+
+    @property
+    def species_numbers(self) -> NDArray[np.int32]:
+        """Atomic numbers of :attr:`species`, ascending; empty where any species may occur."""
+        return species_numbers(self.species or ())
+
+    def check(self, structures: Structures) -> list[SetAside | None]:
+        """Say of each structure why this descriptor cannot describe it, or None."""
+        result: list[SetAside | None] = [None] * structures.n_structures
+        if self.species is None:
+            return result
+        unknown = ~np.isin(structures.numbers, self.species_numbers)
+        for s in np.unique(structures.structure_index[unknown]):
+            atoms = slice(structures.structure_offsets[s], structures.structure_offsets[s + 1])
+            found = sorted({int(z) for z in structures.numbers[atoms][unknown[atoms]]})
+            result[s] = SetAside(
+                "unknown_species",
+                f"{self.kind} is set up for {list(self.species)} and the structure also holds "
+                f"{[CHEMICAL_SYMBOLS[z] for z in found]}; add them to species",
+            )
+        return result
+
+    def species_index(self, structures: Structures) -> NDArray[np.int64]:
+        """Position of each atom's species in :attr:`species`, shape (n_atoms,)."""
+        table = np.full(len(CHEMICAL_SYMBOLS), -1, dtype=np.int64)
+        table[self.species_numbers] = np.arange(len(self.species_numbers))
+        return table[structures.numbers]
+
+    def row_shapes(
+        self,
+        structures: Structures,
+        neighbours: Neighbours,
+        first: int,
+        last: int,
+        gradients: Gradients,
+    ) -> Rows:
+        """Shapes of the arrays of rows ``first:last``, as a :class:`Rows` of tuples."""
+        f = self.n_values
+        n = last - first
+        s = len(self.species_numbers) or 1
+        bounds = structures.structure_offsets
+        if self.per == "structure":
+            shapes = (n, f), (int(bounds[last] - bounds[first]), 3, f), (n, 3, 3, f)
+        elif gradients.positions == "summed":
+            n_atoms = int(bounds[last] - bounds[first])
+            shapes = (n_atoms, f), (n_atoms, s, 3, f), (n, s, 3, 3, f)  # type: ignore[assignment]
+        else:
+            n_pairs = int(neighbours.pair_offsets[last] - neighbours.pair_offsets[first])
+            shapes = (n, f), (n_pairs, 3, f), (n, 3, 3, f)
+        features, positions, strain = shapes
+        if gradients.positions == "none":
+            positions = (0, *positions[1:])  # type: ignore[assignment]
+        if not gradients.strain:
+            strain = (0, *strain[1:])  # type: ignore[assignment]
+        return Rows(features, positions, strain)  # type: ignore[arg-type]
+
+    def counts_structures(self, gradients: Gradients) -> bool:
+        """Whether ranges of rows are ranges of structures (else of atoms)."""
+        return self.per == "structure" or gradients.positions == "summed"
+
+    def blocks(
+        self,
+        structures: Structures,
+        neighbours: Neighbours,
+        gradients: Gradients,
+        max_nbytes: int = BLOCK_NBYTES,
+    ) -> Iterator[tuple[int, int]]:
+        """Cut all rows into ranges whose arrays stay below ``max_nbytes`` where one row can."""
+        by_structure = self.counts_structures(gradients)
+        n = structures.n_structures if by_structure else structures.n_atoms
+        itemsize = np.dtype(self.dtype).itemsize
+        first = 0
+        nbytes = 0
+        for last in range(1, n + 1):
+            shapes = self.row_shapes(structures, neighbours, last - 1, last, gradients)
+            row = itemsize * sum(int(np.prod(shape)) for shape in shapes)
+            if last - 1 > first and nbytes + row > max_nbytes:
+                yield first, last - 1
+                first, nbytes = last - 1, 0
+            nbytes += row
+        if n > first:
+            yield first, n
+
+    def compute_rows(
+        self,
+        structures: Structures,
+        neighbours: Neighbours,
+        first: int,
+        last: int,
+        gradients: Gradients,
+        rows: Rows,
+    ) -> None:
+        """Write the rows ``first:last`` into arrays of the shapes of :meth:`row_shapes`.
+
+        Parameters
+        ----------
+        structures : Structures
+            The batch; every structure passed the checks.
+        neighbours : Neighbours
+            Pairs within exactly :attr:`cutoff`.
+        first, last : int
+            Range of structures where :meth:`counts_structures`, else of atoms.
+        gradients : Gradients
+            Derivatives that are wanted.
+        rows : Rows
+            Arrays to write into.
+        """
+        if not self.counts_structures(gradients):
+            self._environments(structures, neighbours, first, last, rows)
+        elif self.native_rows == "structure":
+            self._whole_structures(structures, neighbours, first, last, rows)
+        elif self.average == "inner":
+            self._inner_average(structures, neighbours, first, last, rows)
+        else:
+            self._accumulate(structures, neighbours, first, last, gradients, rows)
+
+    def _accumulate(
+        self,
+        structures: Structures,
+        neighbours: Neighbours,
+        first: int,
+        last: int,
+        gradients: Gradients,
+        rows: Rows,
+    ) -> None:
+        """Sum centres into structures: the outer average, or gradients summed over centres."""
+        averaged = self.average == "outer"
+        pairs = Gradients("pairs" if gradients.positions != "none" else "none", gradients.strain)
+        atom_shift = int(structures.structure_offsets[first])
+        end = int(structures.structure_offsets[last])
+        n_groups = 1 if averaged else len(self.species_numbers) or 1
+        group = (
+            np.zeros(structures.n_atoms, dtype=np.int64)
+            if averaged or self.species is None
+            else self.species_index(structures)
+        )
+        weights = (
+            1.0 / structures.n_atoms_per_structure if averaged else np.ones(structures.n_structures)
+        )
+        f = self.n_values
+        features = np.zeros((last - first, f)) if averaged else rows.features
+        positions = np.zeros((len(rows.gradient_positions), n_groups, 3, f))
+        strain = np.zeros((len(rows.gradient_strain), n_groups, 3, 3, f))
+        single = self.model_copy(update={"average": "none", "dtype": "float64"})
+        for lower in _strides(neighbours, atom_shift, end, f, pairs):
+            scratch = empty_rows(single, structures, neighbours, *lower, pairs)
+            self._environments(structures, neighbours, *lower, scratch)
+            if averaged:
+                accumulate.sum_features(
+                    scratch.features, structures.structure_index, weights, lower[0], first, features
+                )
+            else:
+                features[lower[0] - atom_shift : lower[1] - atom_shift] = scratch.features
+            if pairs.positions == "pairs":
+                accumulate.sum_pair_gradients(
+                    scratch.gradient_positions,
+                    neighbours.pair_offsets,
+                    neighbours.neighbour_index,
+                    structures.structure_index,
+                    group,
+                    weights,
+                    lower[0],
+                    lower[1],
+                    atom_shift,
+                    positions,
+                )
+            if pairs.strain:
+                accumulate.sum_strain_gradients(
+                    scratch.gradient_strain,
+                    structures.structure_index,
+                    group,
+                    weights,
+                    lower[0],
+                    first,
+                    strain,
+                )
+        if averaged:
+            rows.features[...] = features
+        rows.gradient_positions[...] = positions.reshape(rows.gradient_positions.shape)
+        rows.gradient_strain[...] = strain.reshape(rows.gradient_strain.shape)
+
+    def compute(
+        self,
+        structures: Structures | ase.Atoms | Sequence[ase.Atoms],
+        gradients: Sequence[Literal["positions", "strain"]] = (),
+        *,
+        rows: Literal["pairs", "summed"] = "pairs",
+        max_neighbours: int = 2000,
+    ) -> xr.Dataset:
+        """Compute features in memory, with no lake.
+
+        Parameters
+        ----------
+        structures : Structures, ase.Atoms or sequence of ase.Atoms
+            What to describe. Nothing is modified.
+        gradients : sequence of {"positions", "strain"}
+            Derivatives to compute beside the features.
+        rows : {"pairs", "summed"}
+            Form of the gradients with respect to positions; see :class:`Gradients`.
+        max_neighbours : int
+            Most neighbours of an atom that are accepted.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``features`` and what was asked for, labelled, with units in the attributes.
+
+        Raises
+        ------
+        StructureError
+            If a structure cannot be described; the message names it and says why.
+        ValueError
+            If the descriptor has no such gradient.
+        """
+        batch = (
+            structures if isinstance(structures, Structures) else Structures.from_ase(structures)
+        )
+        wanted = self.wanted(gradients, rows)
+        problems = check(batch)
+        _refuse(problems)
+        _refuse(self.check(batch))
+        neighbours, problems = find_neighbours(batch, self.cutoff, max_neighbours=max_neighbours)
+        _refuse(problems)
+        n = batch.n_structures if self.counts_structures(wanted) else batch.n_atoms
+        result = empty_rows(self, batch, neighbours, 0, n, wanted)
+        self.compute_rows(batch, neighbours, 0, n, wanted, result)
+        return self._dataset(batch, neighbours, wanted, result)
+
+    def wanted(self, names: Sequence[str], rows: Literal["pairs", "summed"]) -> Gradients:
+        """Turn names of gradients into :class:`Gradients`, refusing what there is not."""
+        for name in names:
+            if name not in self.gradients:
+                raise ValueError(
+                    f"{self.kind} has no gradient with respect to {name!r}: "
+                    + (self.not_differentiable or f"it has {list(self.gradients)}")
+                )
+        return Gradients(rows if "positions" in names else "none", "strain" in names)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Provenance that travels with every array of this descriptor."""
+        return {
+            "descriptor": self.kind,
+            "descriptor_id": self.descriptor_id,
+            "title": self.title,
+            "parameters": json.dumps(self.parameters, sort_keys=True),
+            "citations": [f"{c.text} doi:{c.doi}" for c in self.citations],
+        }
+
+    def _dataset(
+        self, structures: Structures, neighbours: Neighbours, gradients: Gradients, rows: Rows
+    ) -> xr.Dataset:
+        equivariant = self.n_components > 1
+        tail = (self.n_components, self.n_features) if equivariant else (self.n_features,)
+        arrays = {
+            name: (variable.dims, value.reshape(*value.shape[:-1], *tail), variable.attributes)
+            for (name, variable), value in zip(
+                feature_variables(self.per, gradients.positions, equivariant).items(),
+                rows,
+                strict=True,
+            )
+            if name == "features"
+            or (name == "gradient_positions" and gradients.positions != "none")
+            or (name == "gradient_strain" and gradients.strain)
+        }
+        if self.per == "atom" and gradients.positions == "pairs":
+            for name, variable in PAIR_VARIABLES.items():
+                arrays[name] = (variable.dims, getattr(neighbours, name), variable.attributes)
+        coordinates: dict[str, Any] = {"xyz": list("xyz"), "xyz2": list("xyz")}
+        if "summed" in gradients and self.per == "atom":
+            coordinates["centre_species"] = list(self.species or ("any",))
+        coordinates = {
+            k: v for k, v in coordinates.items() if any(k in dims for dims, *_ in arrays.values())
+        }
+        if any("atom" in dims for dims, *_ in arrays.values()):
+            coordinates["structure_index"] = ("atom", structures.structure_index)
+            coordinates["numbers"] = ("atom", structures.numbers)
+        dataset = xr.Dataset(arrays, coords=coordinates, attrs=self.attributes)
+        return dataset.assign_coords(self.labels().variables)
+
+
+def empty_rows(
+    descriptor: Descriptor,
+    structures: Structures,
+    neighbours: Neighbours,
+    first: int,
+    last: int,
+    gradients: Gradients,
+) -> Rows:
+    """Allocate the arrays of the rows ``first:last`` without filling them."""
+    shapes = descriptor.row_shapes(structures, neighbours, first, last, gradients)
+    return Rows(*(np.empty(shape, dtype=descriptor.dtype) for shape in shapes))
+
+
+def _strides(
+    neighbours: Neighbours, first: int, last: int, n_values: int, gradients: Gradients
+) -> Iterator[tuple[int, int]]:
+    """Cut centres into runs whose double precision scratch fits in the processor's cache."""
+    row = 8 * n_values
+    per_pair = 3 * row * (gradients.positions != "none")
+    per_centre = row * (1 + 9 * gradients.strain)
+    start, nbytes = first, 0
+    for i in range(first, last):
+        count = int(neighbours.pair_offsets[i + 1] - neighbours.pair_offsets[i])
+        nbytes += per_centre + per_pair * count
+        if nbytes > 2**20:
+            yield start, i + 1
+            start, nbytes = i + 1, 0
+    if last > start:
+        yield start, last
+
+
+def _refuse(problems: Sequence[SetAside | None]) -> None:
+    for s, problem in enumerate(problems):
+        if problem is not None:
+            raise StructureError(f"structure {s} cannot be described: {problem.reason}")

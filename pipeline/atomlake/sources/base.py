@@ -1,0 +1,162 @@
+"""What a source is: files or databases of structures, indexed once, read by range."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from atomlake.errors import SetAside
+from atomlake.structures import Structures
+
+
+class LabelKeys(BaseModel):
+    """Which keys of a source hold which labels.
+
+    ``None`` leaves the choice to the reader: the calculator results that ase knows, and
+    the plain keys ``energy``, ``forces`` and ``stress``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    energy: str | None = Field(default=None, description="Key of the energy (eV).")
+    forces: str | None = Field(default=None, description="Key of the forces (eV/Å).")
+    stress: str | None = Field(default=None, description="Key of the stress (eV/Å^3).")
+    structure: tuple[str, ...] = Field(
+        default=(), description="Further numeric keys of whole structures to keep."
+    )
+    atom: tuple[str, ...] = Field(
+        default=(), description="Further numeric per-atom arrays to keep."
+    )
+
+
+class Source(BaseModel):
+    """One entry of a recipe's ``sources``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str = Field(
+        description="A file, a glob, a folder, a database URL, or ase:NAME for a collection "
+        "that ships inside ase (ase:g2, ase:s22, ase:dcdft, ase:elements)."
+    )
+    format: str = Field(default="auto", description="Registered format, or auto by file name.")
+    name: str | None = Field(
+        default=None, description="Name under which the lake knows it; the path if not given."
+    )
+    select: str | None = Field(
+        default=None, description="ase.db selection such as 'natoms<20,energy<0' (databases only)."
+    )
+    labels: LabelKeys = LabelKeys()
+
+    @property
+    def label(self) -> str:
+        """The name under which the lake knows this source."""
+        return self.name or self.path
+
+
+class Fingerprint(NamedTuple):
+    """What tells whether a file may have changed, without reading it.
+
+    ``nbytes`` and ``mtime_ns`` are 0 for sources that have none; ``digest`` then says it all.
+    """
+
+    nbytes: int
+    mtime_ns: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class FileIndex:
+    """Where each record of one file is, and what can be said of it without parsing it.
+
+    Attributes
+    ----------
+    keys : list of str
+        Name of each record within its file, unique there: its position for files, the row
+        id for databases.
+    record_hashes : uint8 array, shape (n_records, 16)
+        Hash of each record's raw content together with the options that decide how it is
+        read (format, labels): equal hashes mean equal structures.
+    n_atoms : int32 array, shape (n_records,)
+        Number of atoms; 0 where it is not known without parsing.
+    volumes : float32 array, shape (n_records,)
+        Cell volume in Å^3; NaN where there is none or it is not known.
+    locations : int64 array, shape (n_records, 2)
+        Where the reader finds the record: byte offset and length, or what suits it.
+    set_aside : mapping of int to SetAside
+        Records that are known to be unreadable.
+    """
+
+    keys: list[str]
+    record_hashes: NDArray[np.uint8]
+    n_atoms: NDArray[np.int32]
+    volumes: NDArray[np.float32]
+    locations: NDArray[np.int64]
+    set_aside: Mapping[int, SetAside] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+class Reader(ABC):
+    """Reads one location (a file, a database) in one format.
+
+    Parameters
+    ----------
+    location : str
+        Path or URL.
+    source : Source
+        The recipe's entry that led here.
+    scratch : Path
+        Folder on storage that every worker sees, for decompressed copies; what is in it
+        can be deleted at any time between runs.
+    """
+
+    #: Name in recipes and in the registry.
+    format: ClassVar[str]
+    #: One line for ``atomlake sources``.
+    title: ClassVar[str]
+    #: File name patterns that select this format when a recipe says ``auto``.
+    patterns: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, location: str, source: Source, scratch: Path) -> None:
+        self.location = location
+        self.source = source
+        self.scratch = scratch
+
+    @abstractmethod
+    def fingerprint(self) -> Fingerprint:
+        """Return the present state of the location; cheap where the file system helps."""
+
+    @abstractmethod
+    def index(self) -> FileIndex:
+        """List the records in order, without parsing positions where that can be avoided.
+
+        Raises
+        ------
+        SourceError
+            If the location as a whole cannot be read (missing, not of this format, damaged
+            before the first record). Damage further on is reported in ``set_aside``.
+        """
+
+    @abstractmethod
+    def read(self, locations: NDArray[np.int64]) -> Iterator[Structures | SetAside]:
+        """Yield one item per row of ``locations`` (rows of :attr:`FileIndex.locations`).
+
+        A record that cannot be read yields its reason; reading never executes anything
+        that the file contains.
+        """
+
+    def species(self, index: FileIndex) -> Sequence[int]:
+        """Atomic numbers that occur anywhere in the location, ascending."""
+        found: set[int] = set()
+        for item in self.read(index.locations):
+            if isinstance(item, Structures):
+                found.update(np.unique(item.numbers).tolist())
+        return sorted(found)

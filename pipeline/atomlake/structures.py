@@ -1,0 +1,369 @@
+"""Structures as flat arrays: many structures, one array per property, offsets between them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase.data import atomic_numbers as _atomic_numbers
+from ase.data import chemical_symbols as _chemical_symbols
+from numpy.typing import NDArray
+
+from atomlake.errors import SetAside
+
+if TYPE_CHECKING:
+    import ase
+
+#: Chemical symbol of each atomic number; ``"X"`` at 0.
+CHEMICAL_SYMBOLS: tuple[str, ...] = tuple(_chemical_symbols)
+#: Atomic number of each chemical symbol.
+ATOMIC_NUMBERS: Mapping[str, int] = dict(_atomic_numbers)
+
+#: Shape of one structure's value and unit of the labels that have a fixed meaning.
+#: ``n`` stands for the number of atoms.
+LABELS: Mapping[str, tuple[tuple[int | str, ...], str]] = {
+    "energy": ((), "eV"),
+    "stress": ((3, 3), "eV/Å^3"),
+    "forces": (("n", 3), "eV/Å"),
+}
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Structures:
+    """A batch of structures.
+
+    Attributes
+    ----------
+    numbers : int32 array, shape (n_atoms,)
+        Atomic numbers.
+    positions : float64 array, shape (n_atoms, 3)
+        Cartesian positions in Å.
+    cells : float64 array, shape (n_structures, 3, 3)
+        Cell vectors as rows, in Å; zero rows where there is none.
+    pbc : bool array, shape (n_structures, 3)
+        Periodicity along each cell vector.
+    structure_offsets : int64 array, shape (n_structures + 1,)
+        Atoms of structure ``s`` are ``structure_offsets[s]:structure_offsets[s + 1]``.
+    structure_labels : mapping of str to float64 array, shape (n_structures, ...)
+        Labels of whole structures (``energy`` in eV, ``stress`` in eV/Å³); NaN where absent.
+    atom_labels : mapping of str to float64 array, shape (n_atoms, ...)
+        Labels of atoms (``forces`` in eV/Å, and what a recipe names); NaN where absent.
+    """
+
+    numbers: NDArray[np.int32]
+    positions: Floats
+    cells: Floats
+    pbc: NDArray[np.bool_]
+    structure_offsets: Integers
+    structure_labels: Mapping[str, Floats] = field(default_factory=dict)
+    atom_labels: Mapping[str, Floats] = field(default_factory=dict)
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms of all structures together."""
+        return len(self.numbers)
+
+    @property
+    def n_structures(self) -> int:
+        """Number of structures."""
+        return len(self.cells)
+
+    @property
+    def n_atoms_per_structure(self) -> Integers:
+        """Number of atoms of each structure, shape (n_structures,)."""
+        return np.diff(self.structure_offsets)
+
+    @property
+    def structure_index(self) -> Integers:
+        """The structure each atom belongs to, shape (n_atoms,)."""
+        return np.repeat(np.arange(self.n_structures), self.n_atoms_per_structure)
+
+    def __len__(self) -> int:
+        return self.n_structures
+
+    def take(self, rows: Sequence[int] | Integers) -> Structures:
+        """Return the structures at ``rows``, in that order."""
+        rows = np.asarray(rows, dtype=np.int64)
+        counts = self.n_atoms_per_structure[rows]
+        offsets = _offsets(counts)
+        atoms = np.repeat(self.structure_offsets[rows] - offsets[:-1], counts) + np.arange(
+            offsets[-1]
+        )
+        return Structures(
+            numbers=self.numbers[atoms],
+            positions=self.positions[atoms],
+            cells=self.cells[rows],
+            pbc=self.pbc[rows],
+            structure_offsets=offsets,
+            structure_labels={k: v[rows] for k, v in self.structure_labels.items()},
+            atom_labels={k: v[atoms] for k, v in self.atom_labels.items()},
+        )
+
+    @classmethod
+    def concatenate(cls, batches: Sequence[Structures]) -> Structures:
+        """Join batches; a label that a batch lacks is NaN for its structures."""
+        if not batches:
+            return cls.empty()
+
+        def joined(which: str, lengths: list[int]) -> dict[str, Floats]:
+            shapes = {k: v.shape[1:] for b in batches for k, v in getattr(b, which).items()}
+            return {
+                name: np.concatenate(
+                    [
+                        getattr(b, which).get(name, np.full((n, *shape), np.nan))
+                        for b, n in zip(batches, lengths, strict=True)
+                    ]
+                )
+                for name, shape in sorted(shapes.items())
+            }
+
+        return cls(
+            numbers=np.concatenate([b.numbers for b in batches]),
+            positions=np.concatenate([b.positions for b in batches]),
+            cells=np.concatenate([b.cells for b in batches]),
+            pbc=np.concatenate([b.pbc for b in batches]),
+            structure_offsets=_offsets(np.concatenate([b.n_atoms_per_structure for b in batches])),
+            structure_labels=joined("structure_labels", [len(b) for b in batches]),
+            atom_labels=joined("atom_labels", [b.n_atoms for b in batches]),
+        )
+
+    @classmethod
+    def empty(cls) -> Structures:
+        """Return a batch of no structures."""
+        return cls(
+            numbers=np.zeros(0, np.int32),
+            positions=np.zeros((0, 3)),
+            cells=np.zeros((0, 3, 3)),
+            pbc=np.zeros((0, 3), bool),
+            structure_offsets=np.zeros(1, np.int64),
+        )
+
+    @classmethod
+    def single(
+        cls,
+        numbers: Iterable[int] | NDArray[Any],
+        positions: Any,
+        cell: Any = None,
+        pbc: Any = False,
+        *,
+        structure_labels: Mapping[str, Any] | None = None,
+        atom_labels: Mapping[str, Any] | None = None,
+    ) -> Structures:
+        """Return a batch of one structure.
+
+        Parameters
+        ----------
+        numbers : sequence of int
+            Atomic numbers.
+        positions : array, shape (n_atoms, 3)
+            Cartesian positions in Å.
+        cell : array, shape (3, 3), optional
+            Cell vectors as rows in Å; zeros if not given.
+        pbc : bool or sequence of 3 bool
+            Periodicity.
+        structure_labels, atom_labels : mapping, optional
+            Labels without the leading structure axis, and per atom.
+        """
+        z = np.asarray(numbers, dtype=np.int32).reshape(-1)
+        return cls(
+            numbers=z,
+            positions=np.ascontiguousarray(positions, dtype=np.float64).reshape(len(z), 3),
+            cells=np.zeros((1, 3, 3))
+            if cell is None
+            else np.array(cell, dtype=np.float64).reshape(1, 3, 3),
+            pbc=np.broadcast_to(np.asarray(pbc, dtype=bool), (3,)).reshape(1, 3).copy(),
+            structure_offsets=np.array([0, len(z)], dtype=np.int64),
+            structure_labels={
+                k: np.asarray(v, dtype=np.float64)[None]
+                for k, v in (structure_labels or {}).items()
+            },
+            atom_labels={
+                k: np.asarray(v, dtype=np.float64) for k, v in (atom_labels or {}).items()
+            },
+        )
+
+    @classmethod
+    def from_ase(cls, atoms: ase.Atoms | Iterable[ase.Atoms]) -> Structures:
+        """Return the geometry of one or many :class:`ase.Atoms`; labels are not taken over."""
+        if hasattr(atoms, "get_positions"):
+            atoms = [atoms]
+        return cls.concatenate(
+            [cls.single(a.numbers, a.positions, a.cell.array, a.pbc) for a in atoms]
+        )
+
+    def to_ase(self) -> list[ase.Atoms]:
+        """Return every structure as :class:`ase.Atoms`, with forces and energy attached."""
+        from ase import Atoms
+        from ase.calculators.singlepoint import SinglePointCalculator
+
+        result = []
+        for s, (first, last) in enumerate(
+            zip(self.structure_offsets[:-1], self.structure_offsets[1:], strict=True)
+        ):
+            atoms = Atoms(
+                numbers=self.numbers[first:last],
+                positions=self.positions[first:last],
+                cell=self.cells[s],
+                pbc=self.pbc[s],
+            )
+            known = {
+                **{k: v[s] for k, v in self.structure_labels.items() if k in LABELS},
+                **{k: v[first:last] for k, v in self.atom_labels.items() if k in LABELS},
+            }
+            known = {k: v for k, v in known.items() if not np.isnan(v).any()}
+            if known:
+                atoms.calc = SinglePointCalculator(atoms, **known)
+            result.append(atoms)
+        return result
+
+    def formulas(self) -> list[str]:
+        """Chemical formula of each structure in alphabetical order of the symbols."""
+        result = []
+        for first, last in zip(
+            self.structure_offsets[:-1], self.structure_offsets[1:], strict=True
+        ):
+            species, counts = np.unique(self.numbers[first:last], return_counts=True)
+            pairs = sorted(
+                (CHEMICAL_SYMBOLS[z], int(n)) for z, n in zip(species, counts, strict=True)
+            )
+            result.append("".join(f"{s}{n if n > 1 else ''}" for s, n in pairs))
+        return result
+
+    def content_hashes(self) -> list[bytes]:
+        """16-byte hash of each structure's geometry and labels, independent of its source."""
+        names = sorted(self.structure_labels), sorted(self.atom_labels)
+        result = []
+        for s in range(self.n_structures):
+            first, last = self.structure_offsets[s], self.structure_offsets[s + 1]
+            digest = hashlib.blake2b(digest_size=16)
+            for part in (
+                self.numbers[first:last],
+                self.positions[first:last],
+                self.cells[s],
+                self.pbc[s],
+            ):
+                digest.update(np.ascontiguousarray(part).tobytes())
+            for name in names[0]:
+                value = self.structure_labels[name][s]
+                if not np.isnan(value).all():
+                    digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
+            for name in names[1]:
+                value = self.atom_labels[name][first:last]
+                if not np.isnan(value).all():
+                    digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
+            result.append(digest.digest())
+        return result
+
+
+def species_numbers(species: Sequence[str | int]) -> NDArray[np.int32]:
+    """Atomic numbers of chemical symbols or numbers, in the given order.
+
+    Raises
+    ------
+    ValueError
+        If a symbol is unknown, or a species is listed twice.
+    """
+    numbers = []
+    for entry in species:
+        if isinstance(entry, str) and entry not in ATOMIC_NUMBERS:
+            raise ValueError(f"unknown chemical symbol {entry!r}")
+        number = ATOMIC_NUMBERS[entry] if isinstance(entry, str) else int(entry)
+        if not 0 <= number < len(CHEMICAL_SYMBOLS):
+            raise ValueError(f"atomic number {number} is not between 0 and 118")
+        numbers.append(number)
+    if len(set(numbers)) != len(numbers):
+        raise ValueError(f"a species is listed twice in {list(species)}")
+    return np.array(numbers, dtype=np.int32)
+
+
+#: Two atoms closer than this (Å) count as one site given twice. The shortest real bond,
+#: in H2, is 0.74 Å, and databases of compressed cells stay above 0.3 Å.
+COINCIDENT_DISTANCE = 0.01
+#: A periodic cell whose lattice planes are closer than this (Å) holds no atom of any size.
+MIN_PLANE_SPACING = 0.1
+
+
+def check(structures: Structures) -> list[SetAside | None]:
+    """Say of each structure why it cannot be used, or None.
+
+    Checks what needs no neighbour list: at least one atom, finite numbers, known
+    species, and a cell that spans space along every periodic direction. A left-handed
+    cell is fine.
+    """
+    return [_check_one(structures, s) for s in range(structures.n_structures)]
+
+
+def _check_one(structures: Structures, s: int) -> SetAside | None:
+    first, last = structures.structure_offsets[s], structures.structure_offsets[s + 1]
+    if last == first:
+        return SetAside("empty", "the structure has no atoms")
+    numbers = structures.numbers[first:last]
+    if ((numbers < 0) | (numbers >= len(CHEMICAL_SYMBOLS))).any():
+        return SetAside("unknown_species", f"atomic number {numbers.min()}..{numbers.max()}")
+    positions = structures.positions[first:last]
+    bad = ~np.isfinite(positions).all(axis=1)
+    if bad.any():
+        return SetAside(
+            "non_finite_position",
+            f"positions must be finite, but {int(bad.sum())} of {last - first} atoms are not; "
+            f"the first is atom {int(np.argmax(bad))}: {positions[np.argmax(bad)].tolist()}",
+        )
+    cell, pbc = structures.cells[s], structures.pbc[s]
+    if not np.isfinite(cell).all():
+        return SetAside("non_finite_cell", f"cell vectors must be finite: {cell.tolist()}")
+    if np.abs(positions).max() > 1e7:
+        return SetAside("position_out_of_range", "an atom is more than 1e7 Å from the origin")
+    if pbc.any():
+        spacing = plane_spacings(cell, pbc)
+        if (spacing[pbc] < MIN_PLANE_SPACING).any():
+            return SetAside(
+                "degenerate_cell",
+                "a periodic cell must have lattice planes at least "
+                f"{MIN_PLANE_SPACING} Å apart, but along the periodic directions they are "
+                f"{[float(f'{d:.3g}') for d in spacing[pbc]]} Å apart; "
+                "set pbc to false or give the cell",
+            )
+    return None
+
+
+def completed_cell(cell: Floats, pbc: NDArray[np.bool_]) -> Floats:
+    """Replace the vectors of non-periodic directions by unit vectors normal to the rest.
+
+    The result spans space whenever the periodic vectors are linearly independent, and
+    its fractional coordinates along periodic directions do not depend on what the cell
+    held along the others.
+    """
+    result = np.array(cell, dtype=np.float64)
+    periodic = [a for a in range(3) if pbc[a]]
+    free = [a for a in range(3) if not pbc[a]]
+    if len(free) == 3:
+        return np.eye(3)
+    if len(free) == 0:
+        return result
+    _, _, normal = np.linalg.svd(result[periodic])
+    for row, a in enumerate(free):
+        result[a] = normal[len(periodic) + row]
+    return result
+
+
+def plane_spacings(cell: Floats, pbc: NDArray[np.bool_]) -> Floats:
+    """Distance between lattice planes along each direction, in Å; 0 for a degenerate cell."""
+    full = completed_cell(cell, pbc)
+    with np.errstate(all="ignore"):
+        volume = abs(np.linalg.det(full))
+        areas = np.array(
+            [np.linalg.norm(np.cross(full[(a + 1) % 3], full[(a + 2) % 3])) for a in range(3)]
+        )
+    return np.where(areas > 0, volume / np.where(areas > 0, areas, 1.0), 0.0)
+
+
+def _offsets(counts: Any) -> Integers:
+    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
