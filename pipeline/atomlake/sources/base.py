@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -14,6 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from atomlake.errors import SetAside
 from atomlake.structures import Structures
+
+
+#: Records read at once while looking for species, to bound memory.
+SPECIES_BATCH = 1000
 
 
 class LabelKeys(BaseModel):
@@ -61,7 +65,7 @@ class Source(BaseModel):
 
 
 class Fingerprint(NamedTuple):
-    """What tells whether a file may have changed, without reading it.
+    """The state of a location: equal fingerprints mean equal content.
 
     ``nbytes`` and ``mtime_ns`` are 0 for sources that have none; ``digest`` then says it all.
     """
@@ -104,6 +108,25 @@ class FileIndex:
         return len(self.keys)
 
 
+@dataclass(frozen=True)
+class ReadResult:
+    """What became of the records that were asked for.
+
+    Attributes
+    ----------
+    structures : Structures
+        Those that could be read, in the order asked for.
+    rows : int64 array, shape (n_structures,)
+        Which of the locations each structure came from, ascending.
+    set_aside : mapping of int to SetAside
+        Why each of the other locations gave no structure.
+    """
+
+    structures: Structures
+    rows: NDArray[np.int64]
+    set_aside: Mapping[int, SetAside] = field(default_factory=dict)
+
+
 class Reader(ABC):
     """Reads one location (a file, a database) in one format.
 
@@ -131,8 +154,20 @@ class Reader(ABC):
         self.scratch = scratch
 
     @abstractmethod
-    def fingerprint(self) -> Fingerprint:
-        """Return the present state of the location; cheap where the file system helps."""
+    def fingerprint(self, known: Fingerprint | None = None) -> Fingerprint:
+        """Return the present state of the location.
+
+        Parameters
+        ----------
+        known : Fingerprint, optional
+            An earlier state. Where size and time of change are still the same, it is
+            returned as it is and the content is not read.
+
+        Raises
+        ------
+        SourceError
+            If the location is missing or may not be read.
+        """
 
     @abstractmethod
     def index(self) -> FileIndex:
@@ -146,17 +181,22 @@ class Reader(ABC):
         """
 
     @abstractmethod
-    def read(self, locations: NDArray[np.int64]) -> Iterator[Structures | SetAside]:
-        """Yield one item per row of ``locations`` (rows of :attr:`FileIndex.locations`).
+    def read(self, locations: NDArray[np.int64]) -> ReadResult:
+        """Read the records at ``locations`` (rows of :attr:`FileIndex.locations`).
 
-        A record that cannot be read yields its reason; reading never executes anything
-        that the file contains.
+        Reading never executes anything that the location contains. Geometry is not
+        checked here (:func:`atomlake.structures.check` does), only that it can be read.
+
+        Raises
+        ------
+        SourceError
+            If the location as a whole has become unreadable since it was indexed.
         """
 
     def species(self, index: FileIndex) -> Sequence[int]:
         """Atomic numbers that occur anywhere in the location, ascending."""
         found: set[int] = set()
-        for item in self.read(index.locations):
-            if isinstance(item, Structures):
-                found.update(np.unique(item.numbers).tolist())
+        for first in range(0, len(index), SPECIES_BATCH):
+            result = self.read(index.locations[first : first + SPECIES_BATCH])
+            found.update(np.unique(result.structures.numbers).tolist())
         return sorted(found)
