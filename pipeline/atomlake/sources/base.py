@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from atomlake.errors import SetAside
 from atomlake.structures import Structures
 
-
 #: Records read at once while looking for species, to bound memory.
 SPECIES_BATCH = 1000
 
