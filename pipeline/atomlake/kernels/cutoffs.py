@@ -1,0 +1,60 @@
+"""Functions that take a neighbour's contribution smoothly to zero at the cutoff."""
+
+from __future__ import annotations
+
+import math
+
+from atomlake.kernels.compiled import inlined
+
+STEP = 0
+COSINE = 1
+SHIFTED_COSINE = 2
+AMP_POLYNOMIAL = 3
+POLY2 = 4
+POLY3 = 5
+EXPONENTIAL = 6
+TANH3 = 7
+
+
+@inlined
+def cutoff_function(code: int, parameter: float, cutoff: float, r: float) -> tuple[float, float]:
+    """Value and derivative by ``r`` of a cutoff function; both zero for ``r >= cutoff``.
+
+    Parameters
+    ----------
+    code : int
+        One of the constants above.
+    parameter : float
+        Width in Å of ``SHIFTED_COSINE``, exponent of ``AMP_POLYNOMIAL``; ignored by the others.
+    cutoff, r : float
+        Distances in Å.
+    """
+    if r >= cutoff:
+        return 0.0, 0.0
+    if code == STEP:
+        return 1.0, 0.0
+    x = r / cutoff
+    if code == COSINE:
+        angle = math.pi * x
+        return 0.5 + 0.5 * math.cos(angle), -0.5 * math.pi / cutoff * math.sin(angle)
+    if code == SHIFTED_COSINE:
+        if r <= cutoff - parameter:
+            return 1.0, 0.0
+        angle = math.pi * (r - cutoff + parameter) / parameter
+        return 0.5 + 0.5 * math.cos(angle), -0.5 * math.pi / parameter * math.sin(angle)
+    if code == AMP_POLYNOMIAL:
+        power = x ** (parameter - 1.0)
+        value = 1.0 + x * power * (parameter * x - parameter - 1.0)
+        return value, parameter * (parameter + 1.0) / cutoff * power * (x - 1.0)
+    if code == POLY2:
+        value = 1.0 + x * x * x * (x * (15.0 - 6.0 * x) - 10.0)
+        return value, -30.0 / cutoff * x * x * (1.0 - x) * (1.0 - x)
+    if code == POLY3:
+        value = 1.0 + x * x * x * x * (x * (x * (20.0 * x - 70.0) + 84.0) - 35.0)
+        return value, -140.0 / cutoff * x * x * x * (1.0 - x) * (1.0 - x) * (1.0 - x)
+    if code == EXPONENTIAL:
+        rest = 1.0 - x * x
+        value = math.exp(1.0 - 1.0 / rest)
+        return value, -2.0 * x / cutoff * value / (rest * rest)
+    tanh = math.tanh(1.0 - x)
+    return tanh * tanh * tanh, -3.0 / cutoff * tanh * tanh * (1.0 - tanh * tanh)
