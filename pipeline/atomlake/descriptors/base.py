@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import xarray as xr
@@ -134,6 +134,19 @@ class Descriptor(BaseModel, ABC):
         if average not in cls.averages:
             raise ValueError(f"{cls.kind} has no {average!r} average; use one of {cls.averages}")
         return average
+
+    @classmethod
+    def preset(cls, name: str, /, **parameters: Any) -> Self:
+        """Return the descriptor of a preset, with ``parameters`` added or put in its place.
+
+        Raises
+        ------
+        ValueError
+            If there is no such preset, or the parameters are not valid.
+        """
+        if name not in cls.presets:
+            raise ValueError(f"{cls.kind} has no preset {name!r}; it has {sorted(cls.presets)}")
+        return cls.model_validate({**cls.presets[name], **parameters})
 
     # ----- What a family implements
 
