@@ -150,10 +150,12 @@ class Descriptor(BaseModel, ABC):
 
     # ----- What a family implements
 
-    @property
-    @abstractmethod
-    def cutoff(self) -> float:  # type: ignore[override]
-        """Distance in Å within which neighbours are needed; 0 where none are."""
+    if TYPE_CHECKING:
+        # A field of most families, a property of some: at run time it is theirs alone,
+        # because a field must not shadow an attribute of a parent.
+        @property
+        def cutoff(self) -> float:
+            """Distance in Å within which neighbours are needed; 0 where none are."""
 
     @property
     @abstractmethod
@@ -310,9 +312,9 @@ class Descriptor(BaseModel, ABC):
             shapes = (n, f), (n_pairs, 3, f), (n, 3, 3, f)
         features, positions, strain = shapes
         if gradients.positions == "none":
-            positions = (0, *positions[1:])  # type: ignore[assignment]
+            positions = (0, *positions[1:])
         if not gradients.strain:
-            strain = (0, *strain[1:])  # type: ignore[assignment]
+            strain = (0, *strain[1:])
         return Rows(features, positions, strain)  # type: ignore[arg-type]
 
     def counts_structures(self, gradients: Gradients) -> bool:
