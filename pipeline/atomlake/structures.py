@@ -282,6 +282,10 @@ def species_numbers(species: Sequence[str | int]) -> NDArray[np.int32]:
     return np.array(numbers, dtype=np.int32)
 
 
+#: Names what :func:`check` and the search for coincident atoms refuse; raised when that changes,
+#: so that structures set aside before are looked at again.
+CHECKS_VERSION = "1"
+
 #: Two atoms closer than this (Å) count as one site given twice. The shortest real bond,
 #: in H2, is 0.74 Å, and databases of compressed cells stay above 0.3 Å.
 COINCIDENT_DISTANCE = 0.01

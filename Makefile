@@ -1,0 +1,44 @@
+# Every target makes its own virtual environment first. PYTHON picks the interpreter.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.14 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test slow bench clean
+
+# The main job: the recipe of the README, on structures that ship inside ase.
+quickstart: $(VENV)/installed
+	$(BIN)/atomlake run workflows/quickstart.yaml
+	$(BIN)/atomlake status lake
+
+# Everything that must hold for a commit.
+test: $(VENV)/installed-test
+	$(BIN)/ruff check pipeline tests benchmarks
+	$(BIN)/ruff format --check pipeline tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -m "not slow" -n 2
+
+# What takes minutes: all of ../shared/data, long fault campaigns.
+slow: $(VENV)/installed-test
+	$(BIN)/pytest -m slow
+
+bench: $(VENV)/installed-test
+	$(BIN)/python benchmarks/pipeline.py
+
+$(VENV)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.12 or newer is needed: make PYTHON=/path/to/python3.13" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	touch $@
+
+$(VENV)/installed: $(VENV)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[test,oracles]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build lake

@@ -1,0 +1,434 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import wraps
+from typing import Any, NoReturn
+
+import click
+
+from atomlake.errors import AtomlakeError, LakeError, RecipeError, SourceError
+
+#: Exit code of each kind of error; 1 is an unexpected one, 2 also a wrong command line.
+EXIT_CODES: dict[type[AtomlakeError], int] = {RecipeError: 2, SourceError: 3, LakeError: 4}
+EXIT_REFUSED = 5
+EXIT_INCOMPLETE = 6
+EXIT_DAMAGED = 7
+EXIT_INTERRUPTED = 130
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+def _fail(error: AtomlakeError) -> NoReturn:
+    click.echo(f"error: {error}", err=True)
+    from atomlake.engine.run import RefusedError
+
+    if isinstance(error, RefusedError):
+        sys.exit(EXIT_REFUSED)
+    sys.exit(next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1))
+
+
+def _reports_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except AtomlakeError as error:
+            _fail(error)
+        except KeyboardInterrupt:
+            click.echo("interrupted; what was finished is in the lake", err=True)
+            sys.exit(EXIT_INTERRUPTED)
+
+    return wrapped
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 unexpected error, 2 bad recipe or command line, 3 a source "
+    "cannot be read, 4 the lake cannot be used, 5 the plan is refused, 6 some structures stay "
+    "undone, 7 damage found, 130 interrupted.",
+)
+@click.version_option(package_name="atomlake")
+def main() -> None:
+    """Turn databases of atomic structures into one lake of descriptors."""
+
+
+# ----- Doing
+
+
+@main.command()
+@click.argument("recipe", type=click.Path())
+@click.option(
+    "--executor",
+    type=click.Choice(["cluster", "synchronous"]),
+    default="cluster",
+    help="synchronous computes in this process, for debugging.",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Instead of cluster.workers.")
+@click.option("--lake", help="Instead of the recipe's lake.")
+@click.option("--quiet", is_flag=True, help="No progress; the summary and errors only.")
+@_as_json
+@_reports_errors
+def run(
+    recipe: str,
+    executor: str,
+    workers: int | None,
+    lake: str | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Bring the lake up to date with RECIPE: compute what is missing, and only that."""
+    from atomlake.engine import events
+    from atomlake.engine.run import run as run_recipe
+
+    asked = _load(recipe, workers, lake)
+    signal.signal(signal.SIGTERM, _interrupt)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("atomlake").setLevel(logging.WARNING if quiet else logging.INFO)
+    with ExitStack() as stack:
+        listener: events.Listener = events.LogLines()
+        if sys.stderr.isatty() and not quiet:
+            listener = stack.enter_context(events.ProgressBar())
+        outcome = run_recipe(asked, executor=executor, listeners=[listener])  # type: ignore[arg-type]
+    totals, plan = outcome.totals, outcome.plan
+    if as_json:
+        _print_json(
+            {
+                "run_id": outcome.run_id,
+                "n_unchanged": plan.n_unchanged,
+                "n_retired": plan.n_retired,
+                "seconds": {k: round(v, 3) for k, v in outcome.seconds.items()},
+                **totals.as_dict(),
+            }
+        )
+    else:
+        click.echo(f"lake       {asked.lake}")
+        click.echo(f"run        {outcome.run_id}, {outcome.seconds['total']:.1f} s")
+        click.echo(
+            f"computed   {totals.n_structures:,} structures, {totals.n_atoms:,} atoms, "
+            f"{totals.n_parts} parts, {_size(totals.nbytes)}"
+        )
+        click.echo(f"unchanged  {plan.n_unchanged:,} structures")
+        if plan.n_retired:
+            click.echo(f"retired    {plan.n_retired:,} structures")
+        click.echo(f"set aside  {_counts(totals.set_aside)}")
+        if totals.set_aside:
+            click.echo(f"           atomlake status {asked.lake} says which and why")
+        for failure in totals.failures:
+            click.echo(f"failed     {failure}", err=True)
+    if not outcome.is_complete:
+        sys.exit(EXIT_INCOMPLETE)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@main.command()
+@click.argument("recipe", type=click.Path())
+@click.option("--workers", type=click.IntRange(min=1), help="Instead of cluster.workers.")
+@click.option("--lake", help="Instead of the recipe's lake.")
+@_as_json
+@_reports_errors
+def plan(recipe: str, workers: int | None, lake: str | None, as_json: bool) -> None:
+    """Say what a run of RECIPE would do, and what it would take; change nothing."""
+    from atomlake.engine.run import preview
+
+    asked = _load(recipe, workers, lake)
+    planned = preview(asked)
+    n_workers = asked.cluster.n_workers
+    estimate = planned.estimate
+    seconds = estimate.seconds / n_workers
+    if as_json:
+        _print_json(
+            {
+                "n_structures": estimate.n_structures,
+                "n_new": planned.n_new,
+                "n_unchanged": planned.n_unchanged,
+                "n_retired": planned.n_retired,
+                "n_atoms": estimate.n_atoms,
+                "n_pairs": estimate.n_pairs,
+                "n_parts": len(planned.units),
+                "n_workers": n_workers,
+                "seconds": seconds,
+                "memory_per_worker_nbytes": planned.memory_nbytes,
+                "nbytes": estimate.nbytes,
+                "descriptors": [
+                    {
+                        "kind": d.kind,
+                        "descriptor_id": d.descriptor_id,
+                        "n_features": d.n_features,
+                        "per": d.per,
+                        "gradients": e.wanted.positions,
+                        "strain": e.wanted.strain,
+                        "species": d.species,
+                    }
+                    for e, d in planned.descriptors
+                ],
+                "notes": planned.notes,
+                "refusals": planned.refusals,
+            }
+        )
+    else:
+        click.echo(f"lake        {asked.lake}")
+        for entry, descriptor in planned.descriptors:
+            wanted = entry.wanted
+            click.echo(
+                f"descriptor  {descriptor.descriptor_id}: {descriptor.n_features:,} features "
+                f"per {descriptor.per}, {descriptor.dtype}, gradients {wanted.positions}"
+                f"{' and strain' if wanted.strain else ''}"
+            )
+        click.echo(
+            f"structures  {estimate.n_structures:,} to do ({planned.n_new:,} new), "
+            f"{planned.n_unchanged:,} unchanged, {planned.n_retired:,} to retire"
+        )
+        click.echo(f"atoms       {estimate.n_atoms:,}, about {estimate.n_pairs:,} pairs")
+        click.echo(f"parts       {len(planned.units):,}")
+        click.echo(f"time        about {_duration(seconds)} with {n_workers} workers")
+        click.echo(
+            f"memory      up to {_size(planned.memory_nbytes)} per worker, of "
+            f"{_size(asked.cluster.memory_per_worker)}"
+        )
+        click.echo(f"disk        up to {_size(estimate.nbytes)} before compression")
+        for note in planned.notes:
+            click.echo(f"note        {note}")
+        for refusal in planned.refusals:
+            click.echo(f"refused     {refusal}", err=True)
+    if planned.refusals:
+        sys.exit(EXIT_REFUSED)
+
+
+# ----- Looking
+
+
+@main.command()
+@click.argument("lake", type=click.Path())
+@click.option("--reasons", default=10, show_default=True, help="Set-aside structures to list.")
+@_as_json
+@_reports_errors
+def status(lake: str, reasons: int, as_json: bool) -> None:
+    """Say what is in LAKE, what is missing, what was set aside and why."""
+    from atomlake import lake as lakes
+    from atomlake.lake.summary import summarise
+
+    opened = lakes.open(lake)
+    summary = summarise(opened)
+    if as_json:
+        _print_json(summary)
+        return
+    click.echo(
+        f"{lake}: {summary['n_structures']:,} structures, {summary['n_atoms']:,} atoms, "
+        f"{summary['n_parts']:,} parts, {_size(summary['nbytes'])} (version {opened.version})"
+    )
+    for source in summary["sources"]:
+        click.echo(
+            f"  source      {source['source']}: {source['n_structures']:,} structures, "
+            f"{source['n_set_aside']:,} set aside"
+        )
+    for entry in summary["descriptors"]:
+        click.echo(
+            f"  descriptor  {entry['descriptor_id']}: {entry['n_structures']:,} of "
+            f"{summary['n_structures']:,} structures, {entry['n_features']:,} features, "
+            f"gradients {entry['gradients']}, {_size(entry['nbytes'])}"
+        )
+    for entry in summary["runs"][-3:]:
+        click.echo(
+            f"  run         {entry['run_id']}: {entry['status']}, {entry['started']}, "
+            f"{entry['n_structures']:,} structures"
+        )
+    rejected = opened.rejected()
+    if len(rejected):
+        click.echo(f"  set aside   {_counts(summary['set_aside'])}")
+        for row in rejected.head(reasons).iter_rows(named=True):
+            what = f" for {row['descriptor_id']}" if row["descriptor_id"] else ""
+            click.echo(f"    {row['location']} # {row['key']}{what}: {row['reason']}")
+        if len(rejected) > reasons:
+            click.echo(f"    and {len(rejected) - reasons:,} more (--reasons)")
+
+
+@main.command()
+@click.argument("lake", type=click.Path())
+@click.argument("descriptor")
+@_as_json
+@_reports_errors
+def show(lake: str, descriptor: str, as_json: bool) -> None:
+    """Show labels, sizes and provenance of a DESCRIPTOR (its kind or its id) in LAKE."""
+    from atomlake import lake as lakes
+
+    opened = lakes.open(lake)
+    labels = opened.descriptor(descriptor)
+    features = opened.features(descriptor)
+    if as_json:
+        _print_json(
+            {
+                "attributes": {k: _plain(v) for k, v in labels.attrs.items()},
+                "sizes": {str(k): v for k, v in features.sizes.items()},
+                "labels": {str(k): v.values.tolist() for k, v in labels.coords.items()},
+            }
+        )
+        return
+    for name, value in labels.attrs.items():
+        for line in value if isinstance(value, list | tuple) else [value]:
+            click.echo(f"{name:14} {line}")
+    click.echo("sizes          " + ", ".join(f"{k} {v:,}" for k, v in features.sizes.items()))
+    table = labels.reset_coords().to_dataframe()
+    click.echo(table.to_string(max_rows=12))
+
+
+@main.command()
+@click.argument("lake", type=click.Path())
+@_as_json
+@_reports_errors
+def verify(lake: str, as_json: bool) -> None:
+    """Check every file of LAKE against its catalogue."""
+    from atomlake import lake as lakes
+    from atomlake.lake.verify import verify as verify_lake
+
+    report = verify_lake(lakes.open(lake))
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        for problem in report.problems:
+            click.echo(str(problem), err=True)
+        click.echo(
+            f"{report.n_files:,} files, {_size(report.nbytes)}: "
+            f"{len(report.problems)} problems; {report.n_orphans} unpublished files, "
+            f"{_size(report.orphan_nbytes)}"
+        )
+    if report.problems:
+        sys.exit(EXIT_DAMAGED)
+
+
+# ----- What there is
+
+
+@main.command()
+@click.option("--species", default="H,C,O", show_default=True, help="To count features for.")
+@_as_json
+@_reports_errors
+def descriptors(species: str, as_json: bool) -> None:
+    """List the descriptors: what they are, their gradients, how many features."""
+    from atomlake import descriptors as registry
+
+    rows = []
+    for name in registry.names():
+        kind = registry.get(name)
+        example = kind.example(tuple(species.split(",")))
+        rows.append(
+            {
+                "kind": name,
+                "title": kind.title,
+                "body_order": kind.body_order,
+                "basis": kind.basis,
+                "per": kind.native_rows,
+                "averages": kind.averages,
+                "gradients": kind.gradients,
+                "not_differentiable": kind.not_differentiable,
+                "presets": sorted(kind.presets),
+                "n_features": example.n_features,
+                "citations": [f"{c.text} doi:{c.doi}" for c in kind.citations],
+                "parameters": {key: field.description for key, field in kind.model_fields.items()},
+            }
+        )
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        click.echo(f"{row['kind']}: {row['title']}")
+        click.echo(f"  body order  {row['body_order']}; basis: {row['basis']}")
+        click.echo(
+            f"  rows        per {row['per']}, averages: {', '.join(row['averages'])}; "
+            f"gradients: {', '.join(row['gradients']) or 'none: ' + row['not_differentiable']}"
+        )
+        click.echo(f"  features    {row['n_features']:,} for {species} with the example parameters")
+        click.echo(f"  presets     {', '.join(row['presets']) or 'none'}")
+        for citation in row["citations"]:
+            click.echo(f"  cite        {citation}")
+
+
+@main.command()
+@click.argument("path", required=False)
+@_as_json
+@_reports_errors
+def sources(path: str | None, as_json: bool) -> None:
+    """List the formats that can be read; with a PATH (or glob), what is in it."""
+    from atomlake import sources as registry
+
+    if path is None:
+        rows = [
+            {
+                "format": name,
+                "title": registry.get(name).title,
+                "patterns": list(registry.get(name).patterns),
+            }
+            for name in registry.names()
+        ]
+        if as_json:
+            _print_json(rows)
+            return
+        for row in rows:
+            click.echo(f"{row['format']:14} {row['title']} {' '.join(row['patterns'])}")
+        return
+    from atomlake.engine.scan import survey
+
+    found = survey(path)
+    if as_json:
+        _print_json(found)
+        return
+    for row in found:
+        click.echo(
+            f"{row['location']}: {row['n_records']:,} records, {row['n_atoms']:,} atoms, "
+            f"{len(row['species'])} species ({' '.join(row['species'])}), "
+            f"{row['n_set_aside']} unreadable"
+        )
+        for reason in row["reasons"]:
+            click.echo(f"  {reason}")
+
+
+# ----- Printing
+
+
+def _load(path: str, workers: int | None, lake: str | None) -> Any:
+    from atomlake import recipe
+
+    asked = recipe.load(path)
+    changes: dict[str, Any] = {}
+    if workers is not None:
+        changes["cluster"] = asked.cluster.model_copy(update={"workers": workers})
+    if lake is not None:
+        changes["lake"] = lake
+    return asked.model_copy(update=changes)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _counts(counts: Any) -> str:
+    return ", ".join(f"{n:,} {code}" for code, n in sorted(counts.items())) or "nothing"
+
+
+def _size(nbytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if nbytes < 1000 or unit == "TB":
+            break
+        nbytes /= 1000
+    return f"{nbytes:,.0f} {unit}" if unit == "B" else f"{nbytes:,.2f} {unit}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.1f} h"

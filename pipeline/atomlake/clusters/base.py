@@ -1,0 +1,61 @@
+"""What a kind of cluster is: settings from the recipe, and a dask client while it is open."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+#: Environment of every worker: one kernel thread per process, whatever library asks.
+WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
+    "POLARS_MAX_THREADS": "1",
+}
+
+#: A worker may die through no fault of its task (preemption, a neighbour on the node), so
+#: tasks survive many deaths; the bounded window keeps what one death can repeat small.
+DASK_SETTINGS: dict[str, Any] = {
+    "distributed.scheduler.allowed-failures": 10,
+    "distributed.scheduler.work-stealing": True,
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.95,
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.limit": "1h",
+    "distributed.admin.large-graph-warning-threshold": "100MB",
+    "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
+}
+
+
+class Cluster(BaseModel, ABC):
+    """Settings of one kind of cluster, as a recipe's ``cluster`` section gives them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: Name in recipes and in the registry.
+    kind: ClassVar[str]
+    #: One line for people.
+    title: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def n_workers(self) -> int:
+        """Worker processes that are asked for, each with one kernel thread."""
+
+    @property
+    @abstractmethod
+    def memory_per_worker(self) -> int:
+        """Bytes that one worker may use."""
+
+    @abstractmethod
+    def open(self) -> AbstractContextManager[Client]:
+        """Start what has to be started and yield a client; stop it on leaving."""

@@ -1,0 +1,59 @@
+"""How units become records: on the workers of a cluster, or in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from atomlake.engine.tasks import UnitRecord, run_unit
+from atomlake.engine.units import Unit
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+#: Units in flight per worker: enough that no worker waits for the driver, few enough that
+#: the scheduler stays small and a lost worker repeats little.
+WINDOW_PER_WORKER = 3
+
+#: A unit with what became of it.
+Result = tuple[Unit, UnitRecord | BaseException]
+
+
+def in_this_process(units: Sequence[Unit], lake: str, max_neighbours: int) -> Iterator[Result]:
+    """Do one unit after the other here, for debugging; errors keep their traceback."""
+    for unit in units:
+        yield unit, run_unit(lake, unit, max_neighbours)
+
+
+def on_cluster(
+    client: Client, units: Sequence[Unit], lake: str, max_neighbours: int, n_workers: int
+) -> Iterator[Result]:
+    """Do units on the workers of a cluster, the longest first, in a bounded window.
+
+    The results are small records, taken and dropped one by one, so that neither the
+    scheduler nor a worker holds more than the window.
+    """
+    from distributed import as_completed
+
+    waiting = iter(sorted(units, key=lambda unit: -unit.estimate.seconds))
+    submitted = {}
+
+    def submit() -> None:
+        unit = next(waiting, None)
+        if unit is not None:
+            future = client.submit(run_unit, lake, unit, max_neighbours, pure=False)
+            submitted[future.key] = unit
+            completed.add(future)
+
+    completed = as_completed(with_results=True, raise_errors=False)
+    for _ in range(WINDOW_PER_WORKER * n_workers):
+        submit()
+    for future, result in completed:
+        unit = submitted.pop(future.key)
+        if future.status == "error":
+            result = future.exception()
+        elif future.status != "finished":
+            result = RuntimeError(f"the task was {future.status}")
+        future.release()
+        submit()
+        yield unit, result

@@ -1,0 +1,377 @@
+"""One execution of a recipe: plan, compute, publish; nothing twice, nothing half."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from atomlake import sources
+from atomlake.engine import execute
+from atomlake.engine.events import (
+    ClusterStarted,
+    Event,
+    Listener,
+    Note,
+    Planned,
+    Published,
+    Totals,
+    UnitDone,
+    UnitFailed,
+)
+from atomlake.engine.plan import Plan, make_plan
+from atomlake.engine.tasks import UnitRecord
+from atomlake.engine.units import Unit
+from atomlake.errors import AtomlakeError, LakeError
+from atomlake.lake import Lake, layout, parts
+from atomlake.recipe import Recipe
+
+#: Seconds between two commits of finished parts.
+PUBLISH_INTERVAL = 2.0
+
+
+class RefusedError(AtomlakeError):
+    """The plan does not fit the limits, the disk or the memory; nothing was started."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes
+    ----------
+    run_id : str
+        Its row in the catalogue.
+    plan : Plan
+        What it set out to do.
+    totals : Totals
+        What it did.
+    seconds : dict of str to float
+        Wall time of its phases.
+    """
+
+    run_id: str
+    plan: Plan
+    totals: Totals
+    seconds: dict[str, float]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every structure is in the lake or set aside with a reason."""
+        return self.totals.n_failed == 0
+
+
+def run(
+    recipe: Recipe,
+    *,
+    executor: Literal["cluster", "synchronous"] = "cluster",
+    listeners: Sequence[Listener] = (),
+) -> Outcome:
+    """Bring the lake up to date with the recipe.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What to compute.
+    executor : {"cluster", "synchronous"}
+        On the recipe's cluster, or in this process (for debugging).
+    listeners : sequence of callable
+        Called with every event.
+
+    Raises
+    ------
+    LakeError
+        If the lake cannot be written, or another run is at work in it.
+    RefusedError
+        If the plan is refused; the message says why and what would help.
+    SourceError, RecipeError
+        As :func:`atomlake.engine.plan.make_plan`.
+    """
+    totals = Totals()
+
+    def tell(event: Event) -> None:
+        for listener in (totals, *listeners):
+            listener(event)
+
+    started = time.monotonic()
+    lake = Lake.create(recipe.lake)
+    with _alone(lake.path):
+        run_id = _new_run_id()
+        plan = make_plan(recipe, lake, layout.scratch_path(lake.path))
+        for note in plan.notes:
+            tell(Note(note))
+        if plan.refusals:
+            raise RefusedError("\n".join(plan.refusals))
+        tell(Planned(len(plan.units), plan.estimate))
+        planned = time.monotonic()
+        publisher = _Publisher(lake, plan, run_id, tell)
+        with _recorded(lake, recipe, run_id, totals):
+            for _, descriptor in plan.descriptors:
+                parts.write_descriptor(lake.path, descriptor)
+            publisher.publish_removals()
+            with ExitStack() as stack:
+                for unit, result in _execute(recipe, plan, lake, executor, tell, stack):
+                    publisher.take(unit, result)
+                publisher.flush()
+                computed = time.monotonic()
+            publisher.publish_sources()
+        shutil.rmtree(layout.scratch_path(lake.path) / "copies", ignore_errors=True)
+    return Outcome(
+        run_id,
+        plan,
+        totals,
+        {
+            "plan": planned - started,
+            "compute": computed - planned,
+            "finish": time.monotonic() - computed,
+            "total": time.monotonic() - started,
+        },
+    )
+
+
+def preview(recipe: Recipe) -> Plan:
+    """Plan a run and change nothing; decompressed copies go to a folder that is removed.
+
+    Raises
+    ------
+    LakeError, SourceError, RecipeError
+        As :func:`run`.
+    """
+    exists = layout.is_lake(recipe.lake)
+    with tempfile.TemporaryDirectory(prefix="atomlake-") as scratch:
+        return make_plan(recipe, Lake.open(recipe.lake) if exists else None, Path(scratch))
+
+
+def _execute(
+    recipe: Recipe,
+    plan: Plan,
+    lake: Lake,
+    executor: str,
+    tell: Listener,
+    stack: ExitStack,
+) -> Iterator[execute.Result]:
+    where, limit = str(lake.path.absolute()), recipe.limits.max_neighbours
+    if not plan.units:
+        return iter(())
+    if executor == "synchronous":
+        return execute.in_this_process(plan.units, where, limit)
+    client = stack.enter_context(recipe.cluster.open())
+    n_workers = recipe.cluster.n_workers
+    tell(
+        ClusterStarted(
+            f"{n_workers} workers ({recipe.cluster.kind}), dashboard {client.dashboard_link}"
+        )
+    )
+    return execute.on_cluster(client, plan.units, where, limit, n_workers)
+
+
+# ----- Publishing
+
+
+@dataclass
+class _Publisher:
+    """Takes records from tasks and makes them visible, many parts per commit."""
+
+    lake: Lake
+    plan: Plan
+    run_id: str
+    tell: Listener
+    waiting: list[UnitRecord] = field(default_factory=list)
+    failed_locations: set[tuple[str, str]] = field(default_factory=set)
+    published_at: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.live = self.lake.catalogue.structures().collect()
+        replaced = pl.concat(
+            [pl.DataFrame(schema={"structure_id": pl.String, "replaces": pl.String})]
+            + [c.new.select("structure_id", "replaces") for c in self.plan.changes.values()]
+        )
+        self.replaced = replaced.drop_nulls()
+
+    def take(self, unit: Unit, result: UnitRecord | BaseException) -> None:
+        """Take what became of a unit; publish if the last commit is long enough ago."""
+        if isinstance(result, LakeError | KeyboardInterrupt):
+            raise result
+        if isinstance(result, BaseException):
+            self.failed_locations |= {(unit.source, piece.location) for piece in unit.pieces}
+            self.tell(
+                UnitFailed(
+                    unit.estimate.n_structures,
+                    f"a unit of {unit.estimate.n_structures} structures of source "
+                    f"{unit.source!r} was given up: {type(result).__name__}: {result}",
+                )
+            )
+            return
+        self.waiting.append(result)
+        self.tell(
+            UnitDone(
+                result.n_structures,
+                result.n_atoms,
+                result.set_aside,
+                result.seconds,
+                result.nbytes,
+            )
+        )
+        if time.monotonic() - self.published_at >= PUBLISH_INTERVAL:
+            self.flush()
+
+    def flush(self) -> None:
+        """Publish all that waits: the structures, then their features."""
+        records, self.waiting = self.waiting, []
+        catalogue = self.lake.catalogue
+        rows = [row for record in records for row in record.structures]
+        if rows:
+            ids = pl.DataFrame({"structure_id": [row["structure_id"] for row in rows]})
+            gone = ids.join(self.replaced, on="structure_id")["replaces"]
+            catalogue.publish_structures(
+                pl.DataFrame(rows, schema=_schema_of(rows), infer_schema_length=None),
+                retire=self._live(gone.to_list()),
+                parts=[record.part for record in records if record.part is not None],
+                run_id=self.run_id,
+            )
+        features = [features for record in records for features in record.features]
+        if features:
+            catalogue.publish_features(features, run_id=self.run_id)
+        if records:
+            self.tell(
+                Published(
+                    sum(record.part is not None for record in records),
+                    sum(record.n_structures for record in records),
+                )
+            )
+        self.published_at = time.monotonic()
+
+    def publish_removals(self) -> None:
+        """Publish what needs no computing: structures that are gone, and new keys of old ones."""
+        retired = [i for change in self.plan.changes.values() for i in change.retired]
+        moves = pl.concat(
+            [pl.DataFrame(schema=dict.fromkeys(("structure_id", "location", "key"), pl.String))]
+            + [change.moved for change in self.plan.changes.values()]
+        )
+        if not retired and not len(moves):
+            return
+        moved = self.live.join(moves, on="structure_id", suffix="_new").with_columns(
+            location="location_new", key="key_new"
+        )
+        self.lake.catalogue.publish_structures(
+            moved.select(self.live.columns),
+            retire=self._live([*retired, *moves["structure_id"]]),
+            run_id=self.run_id,
+        )
+
+    def publish_sources(self) -> None:
+        """Record the locations that the structures table completely reflects."""
+        rows = [
+            {
+                "source": state.source.label,
+                "location": state.location,
+                **state.fingerprint._asdict(),
+                "options_hash": sources.options_hash(state.source),
+                "n_structures": len(state.index),
+                "species": state.species,
+            }
+            for state in self.plan.states
+            if state.fingerprint is not None
+            and state.index is not None
+            and (state.source.label, state.location) not in self.failed_locations
+        ] + [
+            {"source": source, "location": location, "digest": "", "n_structures": 0}
+            for source, location in self.plan.vanished
+        ]
+        if rows:
+            frame = pl.DataFrame(rows, infer_schema_length=None).with_columns(
+                run_id=pl.lit(self.run_id)
+            )
+            self.lake.catalogue.publish_sources(frame)
+
+    def _live(self, structure_ids: list[str]) -> pl.DataFrame:
+        return self.live.filter(pl.col("structure_id").is_in(structure_ids))
+
+
+# ----- The run's own record
+
+
+@contextmanager
+def _recorded(lake: Lake, recipe: Recipe, run_id: str, totals: Totals) -> Iterator[None]:
+    """Write the run's row at its start, and again at its end, however it ends."""
+    row: dict[str, Any] = {
+        "run_id": run_id,
+        "recipe": recipe.model_dump_json(exclude_defaults=True),
+        "recipe_hash": recipe.recipe_hash,
+        "started": datetime.now(UTC),
+        "finished": None,
+        "status": "running",
+        "host": socket.gethostname(),
+        "versions": json.dumps(versions()),
+        "counts": None,
+        "reason": None,
+    }
+    lake.catalogue.publish_run(row)
+    reason: str | None = None
+    status = "failed"
+    try:
+        yield
+        status = "finished" if totals.n_failed == 0 else "incomplete"
+    except KeyboardInterrupt:
+        status, reason = "interrupted", "interrupted from the keyboard or by a signal"
+        raise
+    except BaseException as problem:
+        reason = f"{type(problem).__name__}: {problem}"
+        raise
+    finally:
+        end = {
+            "finished": datetime.now(UTC),
+            "status": status,
+            "reason": reason,
+            "counts": json.dumps(totals.as_dict()),
+        }
+        lake.catalogue.publish_run(row | end)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the software that decides the numbers and the format."""
+    packages = ("atomlake", "numpy", "numba", "zarr", "xarray", "deltalake", "ase", "extxyz")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _new_run_id() -> str:
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+
+
+@contextmanager
+def _alone(lake: Path) -> Iterator[None]:
+    """Hold the lake's run lock; the kernel frees it when the process ends, however it ends."""
+    path = layout.scratch_path(lake) / "run.lock"
+    with open(path, "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise LakeError(
+                f"another run is at work in {lake} ({lock.read().strip() or 'unknown'}); "
+                "wait for it to end, or stop it: this run would do the same work again"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        yield
+
+
+def _schema_of(rows: list[dict[str, Any]]) -> list[str]:
+    """Names of all keys, in the order in which they first occur."""
+    return list(dict.fromkeys(name for row in rows for name in row))

@@ -1,0 +1,405 @@
+"""What a worker does with one unit: read, check, find neighbours, compute, write.
+
+A task is idempotent: its files have fresh names and mean nothing until the driver
+publishes the record that the task returns.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atomlake import sources
+from atomlake.descriptors.base import Descriptor, Gradients, Rows, empty_rows
+from atomlake.engine.units import Piece, Unit
+from atomlake.errors import LakeError, SetAside, SourceError
+from atomlake.kernels.compiled import warm_up
+from atomlake.lake import layout, parts
+from atomlake.neighbours import Neighbours, find_neighbours
+from atomlake.structures import CHECKS_VERSION, Structures, check
+
+#: Problems of one structure, by its row in a batch.
+Problems = dict[int, SetAside]
+
+
+@dataclass
+class UnitRecord:
+    """What a task returns to the driver: rows of the catalogue, and how it went."""
+
+    structures: list[dict[str, Any]] = field(default_factory=list)
+    part: parts.PartRecord | None = None
+    features: list[parts.FeaturesRecord] = field(default_factory=list)
+    set_aside: Counter[str] = field(default_factory=Counter)
+    n_structures: int = 0
+    n_atoms: int = 0
+    nbytes: int = 0
+    seconds: Counter[str] = field(default_factory=Counter)
+
+    @contextmanager
+    def timing(self, stage: str) -> Iterator[None]:
+        """Add the time of the block to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+
+def run_unit(lake: str, unit: Unit, max_neighbours: int) -> UnitRecord:
+    """Do one unit and return its record.
+
+    Parameters
+    ----------
+    lake : str
+        Path of the lake.
+    unit : Unit
+        What to do.
+    max_neighbours : int
+        Structures with an atom of more neighbours are set aside.
+
+    Raises
+    ------
+    LakeError
+        If the lake cannot be written; nothing else can go on either.
+    """
+    record = UnitRecord()
+    descriptors = [(task.descriptor, task.gradients) for task in unit.tasks]
+    with record.timing("compile"):
+        warm(descriptors)
+    part_id = unit.part_id
+    if part_id is None:
+        part_id = uuid.uuid4().hex
+        structures = _ingest(lake, part_id, unit.pieces, record)
+    else:
+        with record.timing("read"):
+            structures = parts.read_structures(lake, part_id, unit.rows)
+        record.n_structures, record.n_atoms = structures.n_structures, structures.n_atoms
+    if structures.n_structures:
+        batch = _Batch(part_id, unit.rows, structures, max_neighbours)
+        batch.largest_cutoff = max((d.cutoff for d, _ in descriptors), default=0.0)
+        for descriptor, gradients in descriptors:
+            _featurize(lake, record, batch, descriptor, gradients)
+    return record
+
+
+# ----- Structures
+
+
+def _ingest(lake: str, part_id: str, pieces: Sequence[Piece], record: UnitRecord) -> Structures:
+    """Read, check and write the structures of a new part; return the good ones."""
+    scratch = layout.scratch_path(lake)
+    batches: list[Structures] = []
+    good: list[dict[str, Any]] = []
+    for piece in pieces:
+        with record.timing("read"):
+            structures, rows, problems = _read(piece, scratch)
+        with record.timing("check"):
+            keep = np.ones(structures.n_structures, dtype=bool)
+            for s, problem in enumerate(check_structures(structures)):
+                if problem is not None:
+                    problems[int(rows[s])] = problem
+                    keep[s] = False
+        for i, problem in sorted(problems.items()):
+            record.set_aside[problem.code] += 1
+            record.structures.append(
+                _row(piece, i)
+                | {"status": "set_aside", "code": problem.code, "reason": problem.reason}
+            )
+        batches.append(structures if keep.all() else structures.take(np.flatnonzero(keep)))
+        good += [_row(piece, int(i)) for i in rows[keep]]
+    structures = Structures.concatenate(batches)
+    record.n_structures = len(good) + len(record.structures)
+    record.n_atoms = structures.n_atoms
+    if structures.n_structures == 0:
+        return structures
+    with record.timing("hash"):
+        described = zip(
+            good,
+            structures.content_hashes(),
+            structures.structure_offsets[:-1].tolist(),
+            structures.n_atoms_per_structure.tolist(),
+            structures.formulas(),
+            structures.pbc.tolist(),
+            _labels_present(structures),
+            strict=True,
+        )
+        for row, (fields, content_hash, first_atom, n_atoms, formula, pbc, labels) in enumerate(
+            described
+        ):
+            record.structures.append(
+                fields
+                | {
+                    "status": "ok",
+                    "content_hash": content_hash.hex(),
+                    "part_id": part_id,
+                    "row": row,
+                    "first_atom": first_atom,
+                    "n_atoms": n_atoms,
+                    "formula": formula,
+                    "pbc": "".join("T" if p else "F" for p in pbc),
+                    "labels": labels,
+                }
+            )
+    with record.timing("write"):
+        record.part = parts.write_structures(lake, part_id, structures)
+    record.nbytes += record.part.nbytes
+    return structures
+
+
+def _row(piece: Piece, i: int) -> dict[str, Any]:
+    return {
+        "structure_id": piece.structure_ids[i],
+        "source": piece.source.label,
+        "location": piece.location,
+        "key": piece.keys[i],
+        "record_hash": piece.record_hashes[i],
+        "check_hash": CHECKS_VERSION,
+    }
+
+
+def _read(piece: Piece, scratch: Path) -> tuple[Structures, NDArray[np.int64], Problems]:
+    """Read a piece; a reader that fails is asked again record by record."""
+    try:
+        result = sources.reader(piece.location, piece.source, scratch).read(piece.locations)
+        return result.structures, result.rows, dict(result.set_aside)
+    except SourceError as problem:
+        reason = SetAside("unreadable", str(problem))
+        return Structures.empty(), np.zeros(0, np.int64), dict.fromkeys(range(len(piece)), reason)
+
+
+def check_structures(structures: Structures) -> list[SetAside | None]:
+    """Say of each structure why no descriptor can describe it, or None.
+
+    Coincident atoms are looked for among the structures that pass the other checks.
+    """
+    problems = check(structures)
+    good = [s for s, problem in enumerate(problems) if problem is None]
+    _, coincident = find_neighbours(
+        structures if len(good) == len(problems) else structures.take(good), 0.0
+    )
+    for s, problem in zip(good, coincident, strict=True):
+        problems[s] = problem
+    return problems
+
+
+def _labels_present(structures: Structures) -> list[list[str]]:
+    present: list[list[str]] = [[] for _ in range(structures.n_structures)]
+    for name, values in structures.structure_labels.items():
+        has = ~np.isnan(values.reshape(len(values), -1)).any(axis=1)
+        for s in np.flatnonzero(has):
+            present[s].append(name)
+    for name, values in structures.atom_labels.items():
+        missing = np.isnan(values.reshape(len(values), -1)).any(axis=1)
+        count = np.add.reduceat(missing, structures.structure_offsets[:-1])
+        for s in np.flatnonzero(count == 0):
+            present[s].append(name)
+    return present
+
+
+# ----- Features
+
+
+@dataclass
+class _Batch:
+    """The structures of one unit, with neighbour lists cut from one list where that can be.
+
+    ``rows`` are the rows of the part that ``structures`` are; None for all of them.
+    """
+
+    part_id: str
+    rows: Sequence[int] | None
+    structures: Structures
+    max_neighbours: int
+    largest_cutoff: float = 0.0
+    found: tuple[Neighbours, list[SetAside | None]] | None = None
+
+    def neighbours(self, cutoff: float) -> tuple[Neighbours, list[SetAside | None]]:
+        """Return the list at one cutoff and the structures that it sets aside."""
+        if self.found is None:
+            self.found = self._find(self.largest_cutoff)
+        neighbours, problems = self.found
+        if cutoff != self.largest_cutoff and any(problems):
+            return self._find(cutoff)
+        return neighbours.within(cutoff), problems
+
+    def part_rows(self, structures: Sequence[int]) -> list[int]:
+        """Rows of the part of some structures of the batch."""
+        return list(structures) if self.rows is None else [self.rows[s] for s in structures]
+
+    def _find(self, cutoff: float) -> tuple[Neighbours, list[SetAside | None]]:
+        return find_neighbours(self.structures, cutoff, max_neighbours=self.max_neighbours)
+
+
+def _featurize(
+    lake: str, record: UnitRecord, batch: _Batch, descriptor: Descriptor, gradients: Gradients
+) -> None:
+    """Compute and write one descriptor of a part, without the structures that it cannot have."""
+    start = time.perf_counter()
+    structures = batch.structures
+    with record.timing("neighbours"):
+        neighbours, problems = batch.neighbours(descriptor.cutoff)
+    set_aside: Problems = {
+        s: problem
+        for reasons in (problems, descriptor.check(structures))
+        for s, problem in enumerate(reasons)
+        if problem is not None
+    }
+    while True:
+        covered = [s for s in range(batch.structures.n_structures) if s not in set_aside]
+        if set_aside:
+            structures = batch.structures.take(covered)
+            with record.timing("neighbours"):
+                neighbours, _ = find_neighbours(
+                    structures, descriptor.cutoff, max_neighbours=batch.max_neighbours
+                )
+        writer = parts.FeatureWriter(
+            lake,
+            batch.part_id,
+            descriptor,
+            gradients,
+            structures,
+            neighbours,
+            rows=None if batch.rows is None and not set_aside else batch.part_rows(covered),
+        )
+        try:
+            _stream(record, writer, structures, neighbours, descriptor, gradients)
+            break
+        except LakeError:
+            raise
+        except Exception as problem:
+            found = _culprits(structures, descriptor, gradients, batch.max_neighbours, problem)
+            set_aside |= {covered[s]: reason for s, reason in found.items()}
+    for problem in set_aside.values():
+        record.set_aside[problem.code] += 1
+    rows = dict(zip(set_aside, batch.part_rows(list(set_aside)), strict=True))
+    with record.timing("write"):
+        written = writer.close(
+            seconds=time.perf_counter() - start,
+            set_aside={rows[s]: problem for s, problem in sorted(set_aside.items())},
+            max_neighbours=batch.max_neighbours,
+        )
+    record.nbytes += written.nbytes
+    record.features.append(written)
+
+
+def _stream(
+    record: UnitRecord,
+    writer: parts.FeatureWriter,
+    structures: Structures,
+    neighbours: Neighbours,
+    descriptor: Descriptor,
+    gradients: Gradients,
+) -> None:
+    """Compute block after block into one buffer and hand each to the writer."""
+    buffer = _Buffer(descriptor, structures, neighbours, gradients)
+    for first, last in descriptor.blocks(structures, neighbours, gradients):
+        rows = buffer.rows(first, last)
+        with record.timing("kernel"):
+            descriptor.compute_rows(structures, neighbours, first, last, gradients, rows)
+            _require_finite(rows)
+        with record.timing("write"):
+            writer.append(rows)
+
+
+class _Buffer:
+    """Memory for the largest block, lent to one block after the other."""
+
+    def __init__(
+        self,
+        descriptor: Descriptor,
+        structures: Structures,
+        neighbours: Neighbours,
+        gradients: Gradients,
+    ) -> None:
+        self.shapes: Callable[[int, int], Rows] = lambda first, last: descriptor.row_shapes(
+            structures, neighbours, first, last, gradients
+        )
+        self.dtype = np.dtype(descriptor.dtype)
+        self.arrays: list[NDArray[Any]] = [np.empty(0, self.dtype)] * 3
+
+    def rows(self, first: int, last: int) -> Rows:
+        """Return arrays for the rows ``first:last``, valid until the next call."""
+        result = []
+        for i, shape in enumerate(self.shapes(first, last)):
+            size = int(np.prod(shape))
+            if self.arrays[i].size < size:
+                self.arrays[i] = np.empty(size, self.dtype)
+            result.append(self.arrays[i][:size].reshape(shape))
+        return Rows(*result)
+
+
+class NonFiniteFeatureError(ArithmeticError):
+    """A kernel returned NaN or infinity."""
+
+
+def _require_finite(rows: Rows) -> None:
+    for name, array in zip(Rows._fields, rows, strict=True):
+        if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
+            raise NonFiniteFeatureError(f"{name} are not finite")
+
+
+def _culprits(
+    structures: Structures,
+    descriptor: Descriptor,
+    gradients: Gradients,
+    max_neighbours: int,
+    problem: Exception,
+) -> Problems:
+    """Find the structures that fail alone; if none does, all are set aside."""
+    culprits: Problems = {}
+    for s in range(structures.n_structures):
+        batch = structures.take([s])
+        try:
+            neighbours, _ = find_neighbours(batch, descriptor.cutoff, max_neighbours=max_neighbours)
+            n = 1 if descriptor.counts_structures(gradients) else batch.n_atoms
+            rows = empty_rows(descriptor, batch, neighbours, 0, n, gradients)
+            descriptor.compute_rows(batch, neighbours, 0, n, gradients, rows)
+            _require_finite(rows)
+        except NonFiniteFeatureError as found:
+            culprits[s] = SetAside("non_finite_feature", f"{descriptor.kind}: {found}")
+        except Exception:
+            culprits[s] = SetAside("failed", f"{descriptor.kind}: {traceback.format_exc(limit=-2)}")
+    if culprits:
+        return culprits
+    reason = SetAside(
+        "failed", f"{descriptor.kind} fails on the batch and on none alone: {problem}"
+    )
+    return dict.fromkeys(range(structures.n_structures), reason)
+
+
+# ----- Compiled kernels
+
+_warm: set[tuple[str, Gradients]] = set()
+
+
+def warm(descriptors: Sequence[tuple[Descriptor, Gradients]]) -> None:
+    """Compile, or load, the kernels of these descriptors, one process at a time."""
+    wanted = [(d, g) for d, g in descriptors if (d.descriptor_id, g) not in _warm]
+    if not wanted and _warm:
+        return
+
+    def first_calls() -> None:
+        hydrogen = Structures.single([1, 1], [[0.0, 0, 0], [0, 0, 1.0]])
+        check_structures(hydrogen)
+        for descriptor, gradients in wanted:
+            number = descriptor.species_numbers[0] if descriptor.species else 1
+            pair = Structures.single([number] * 2, hydrogen.positions)
+            neighbours, _ = find_neighbours(pair, descriptor.cutoff)
+            n = 1 if descriptor.counts_structures(gradients) else 2
+            rows = empty_rows(descriptor, pair, neighbours, 0, n, gradients)
+            descriptor.compute_rows(
+                pair, neighbours.within(descriptor.cutoff), 0, n, gradients, rows
+            )
+
+    warm_up(first_calls)
+    _warm.update((d.descriptor_id, g) for d, g in wanted)

@@ -1,0 +1,223 @@
+"""Units of work: slices of a source, or parts of the lake, of bounded time and size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atomlake import descriptors
+from atomlake.descriptors.base import Descriptor, Gradients
+from atomlake.recipe import PartSize
+from atomlake.sources.base import Source
+
+Floats = NDArray[np.float64]
+
+#: Measured seconds per row of features, by (descriptor_id, gradients).
+Speed = Mapping[tuple[str, Gradients], float]
+
+#: Atoms per Å^3 where a structure's volume is not known: organic molecules and most
+#: crystals hold between 0.05 and 0.15.
+TYPICAL_DENSITY = 0.1
+#: Atoms of a structure whose count is not known before it is read.
+TYPICAL_N_ATOMS = 30
+
+
+class Task(NamedTuple):
+    """One descriptor to compute for a part, in a form that any worker can rebuild."""
+
+    kind: str
+    parameters: dict[str, Any]
+    gradients: Gradients
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """The descriptor itself."""
+        return descriptors.get(self.kind).model_validate(self.parameters)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Records of one location of a source.
+
+    Attributes
+    ----------
+    source : Source
+        The recipe's entry.
+    location : str
+        File or database.
+    locations : int64 array, shape (n_records, 2)
+        Where the reader finds each record.
+    keys, record_hashes, structure_ids : sequence of str
+        Of each record.
+    """
+
+    source: Source
+    location: str
+    locations: NDArray[np.int64]
+    keys: Sequence[str]
+    record_hashes: Sequence[str]
+    structure_ids: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a unit, or a whole plan, is expected to take.
+
+    ``nbytes`` counts arrays before compression; ``largest_row_nbytes`` is the largest set
+    of arrays that has to be in memory at once for one row of output.
+    """
+
+    n_structures: int = 0
+    n_atoms: int = 0
+    n_pairs: int = 0
+    seconds: float = 0.0
+    nbytes: int = 0
+    largest_row_nbytes: int = 0
+
+    def __add__(self, other: Estimate) -> Estimate:
+        return Estimate(
+            self.n_structures + other.n_structures,
+            self.n_atoms + other.n_atoms,
+            self.n_pairs + other.n_pairs,
+            self.seconds + other.seconds,
+            self.nbytes + other.nbytes,
+            max(self.largest_row_nbytes, other.largest_row_nbytes),
+        )
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one task does: make a part or take one, and compute what it lacks.
+
+    Attributes
+    ----------
+    source : str
+        Name of the source; a unit never spans two.
+    pieces : tuple of Piece
+        Records to ingest; empty for an existing part.
+    part_id : str or None
+        The existing part.
+    rows : tuple of int or None
+        Rows of the existing part that are live; None for all.
+    tasks : tuple of Task
+        Descriptors to compute.
+    estimate : Estimate
+        What it is expected to take.
+    """
+
+    source: str
+    pieces: tuple[Piece, ...]
+    part_id: str | None
+    rows: tuple[int, ...] | None
+    tasks: tuple[Task, ...]
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Expected cost of each structure of a batch, as arrays of shape (n_structures,)."""
+
+    n_atoms: Floats
+    n_pairs: Floats
+    seconds: Floats
+    nbytes: Floats
+    largest_row_nbytes: Floats
+
+    def total(self, rows: slice) -> Estimate:
+        """Sum over a range of structures."""
+        return Estimate(
+            n_structures=len(self.n_atoms[rows]),
+            n_atoms=int(self.n_atoms[rows].sum()),
+            n_pairs=int(self.n_pairs[rows].sum()),
+            seconds=float(self.seconds[rows].sum()),
+            nbytes=int(self.nbytes[rows].sum()),
+            largest_row_nbytes=int(self.largest_row_nbytes[rows].max(initial=0)),
+        )
+
+
+def costs(
+    n_atoms: NDArray[Any], volumes: NDArray[Any], tasks: Sequence[Task], speed: Speed
+) -> Costs:
+    """Estimate what structures of given sizes take.
+
+    Parameters
+    ----------
+    n_atoms : array, shape (n_structures,)
+        Number of atoms; 0 where unknown.
+    volumes : array, shape (n_structures,)
+        Cell volume in Å^3; NaN where there is none.
+    tasks : sequence of Task
+        Descriptors to compute.
+    speed : dict
+        Measured seconds per row of features, by (descriptor_id, gradients), where the lake
+        knows.
+    """
+    atoms = np.where(n_atoms > 0, n_atoms, TYPICAL_N_ATOMS).astype(np.float64)
+    zero = np.zeros(len(atoms))
+    # numbers, positions, labels; 20 µs to read and check a structure, 1 µs for an atom
+    nbytes, seconds = 60.0 * atoms + 200.0, 2e-5 + 1e-6 * atoms
+    n_pairs, largest = zero.copy(), zero.copy()
+    for task in tasks:
+        descriptor, gradients = task.descriptor, task.gradients
+        neighbours = _neighbours(descriptor.cutoff, atoms, volumes)
+        n_pairs = np.maximum(n_pairs, neighbours * atoms)
+        itemsize = np.dtype(descriptor.dtype).itemsize
+        row = float(itemsize * descriptor.n_values)
+        n_groups = len(descriptor.species_numbers) or 1
+        if descriptor.per == "structure":
+            features, positions, strain = np.ones_like(atoms), atoms, np.ones_like(atoms)
+        elif gradients.positions == "summed":
+            features, positions, strain = atoms, atoms * n_groups, zero + n_groups
+        else:
+            features, positions, strain = atoms, atoms * neighbours, atoms
+        size = row * (
+            features
+            + 3 * positions * (gradients.positions != "none")
+            + 9 * strain * gradients.strain
+        )
+        nbytes = nbytes + size
+        by_structure = descriptor.counts_structures(gradients)
+        largest = np.maximum(largest, size if by_structure else size / atoms)
+        if (descriptor.descriptor_id, gradients) in speed:
+            seconds = seconds + speed[descriptor.descriptor_id, gradients] * features
+        else:
+            counts, which = np.unique(neighbours.round(), return_inverse=True)
+            per_atom = np.array([descriptor.cost(float(n), gradients) for n in counts])[which]
+            seconds = seconds + per_atom * atoms
+    return Costs(atoms, n_pairs, seconds, nbytes, largest)
+
+
+def _neighbours(cutoff: float, n_atoms: Floats, volumes: NDArray[Any]) -> Floats:
+    sphere = 4 / 3 * np.pi * cutoff**3
+    with np.errstate(invalid="ignore", divide="ignore"):
+        periodic = sphere * n_atoms / volumes
+    free = np.minimum(n_atoms - 1, sphere * TYPICAL_DENSITY)
+    return np.where(np.isfinite(periodic), periodic, free)
+
+
+def cut(costs: Costs, size: PartSize) -> Iterator[slice]:
+    """Cut structures, in order, into ranges that stay within the size of a part.
+
+    A single structure that is larger than a part is a range of its own.
+    """
+    n = len(costs.n_atoms)
+    nbytes = np.concatenate([[0.0], np.cumsum(costs.nbytes)])
+    seconds = np.concatenate([[0.0], np.cumsum(costs.seconds)])
+    first = 0
+    while first < n:
+        last = min(
+            int(np.searchsorted(nbytes, nbytes[first] + float(size.nbytes), side="right")) - 1,
+            int(np.searchsorted(seconds, seconds[first] + size.seconds, side="right")) - 1,
+            first + size.structures,
+            n,
+        )
+        last = max(last, first + 1)
+        yield slice(first, last)
+        first = last

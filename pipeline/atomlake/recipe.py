@@ -1,0 +1,343 @@
+"""The recipe: a strict YAML file that says what to compute from what, where."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from atomlake import clusters, descriptors
+from atomlake.clusters.base import Cluster
+from atomlake.clusters.local import Local
+from atomlake.descriptors.base import Descriptor, Gradients
+from atomlake.errors import RecipeError
+from atomlake.sources.base import Source
+
+_STRICT = ConfigDict(frozen=True, extra="forbid")
+
+
+class GradientRequest(BaseModel):
+    """Which gradients to store beside the features."""
+
+    model_config = _STRICT
+
+    positions: Literal["none", "summed", "pairs"] = Field(
+        default="none", description="By positions: a row per pair, or summed over centres."
+    )
+    strain: bool = Field(default=False, description="By strain.")
+
+
+class DescriptorEntry(BaseModel):
+    """One entry of a recipe's ``descriptors``: its kind, what to store, and its parameters."""
+
+    model_config = _STRICT
+
+    kind: str = Field(description="Registered descriptor.")
+    preset: str | None = Field(default=None, description="Parameter set of the kind to start from.")
+    gradients: GradientRequest = Field(
+        default=GradientRequest(),
+        description="none, summed or pairs (with strain), or positions and strain apart.",
+    )
+    sources: tuple[str, ...] | None = Field(
+        default=None, description="Names of the sources it is computed for; all if not given."
+    )
+    parameters: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Parameters of the kind; species: scan takes what the sources hold.",
+    )
+
+    @field_validator("gradients", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        if value in ("none", "summed", "pairs"):
+            return {"positions": value, "strain": value != "none"}
+        return value
+
+    @property
+    def wanted(self) -> Gradients:
+        """The gradients to compute."""
+        return Gradients(self.gradients.positions, self.gradients.strain)
+
+    @property
+    def scans_species(self) -> bool:
+        """Whether the species list is what the sources hold."""
+        return self.parameters.get("species") == "scan"
+
+    def build(self, scanned: Sequence[str] = ("H",)) -> Descriptor:
+        """Return the descriptor, with ``scanned`` in place of ``species: scan``."""
+        kind = descriptors.get(self.kind)
+        parameters = dict(self.parameters)
+        if self.scans_species:
+            parameters["species"] = tuple(scanned)
+        if self.preset is not None:
+            return kind.preset(self.preset, **parameters)
+        return kind.model_validate(parameters)
+
+    @model_validator(mode="after")
+    def _known_and_valid(self) -> DescriptorEntry:
+        if self.kind not in descriptors.names():
+            hint = _suggestion(self.kind, descriptors.names())
+            raise ValueError(f"no descriptor is called {self.kind!r}{hint}")
+        names = [
+            g for g in ("positions", "strain") if getattr(self.gradients, g) not in (False, "none")
+        ]
+        self.build().wanted(names, "pairs")
+        return self
+
+
+class Limits(BaseModel):
+    """What is refused, and what is set aside, unless the recipe raises the limit."""
+
+    model_config = _STRICT
+
+    max_neighbours: PositiveInt = Field(
+        default=2000, description="A structure with an atom of more neighbours is set aside."
+    )
+    max_features: PositiveInt = Field(
+        default=50_000, description="A descriptor with more features is refused by the plan."
+    )
+    max_nbytes: ByteSize = Field(
+        default=ByteSize(10**12), description="A run that would write more is refused by the plan."
+    )
+
+
+class PartSize(BaseModel):
+    """How large the units of work are; a part holds whole structures, at least one."""
+
+    model_config = _STRICT
+
+    nbytes: ByteSize = Field(default=ByteSize(192 * 10**6), description="Arrays of one part.")
+    seconds: PositiveFloat = Field(default=8.0, description="Estimated time on one core.")
+    structures: PositiveInt = Field(default=20_000, description="Structures of one part.")
+
+
+class Recipe(BaseModel):
+    """Everything a run needs to know. Unknown keys are refused."""
+
+    model_config = _STRICT
+
+    lake: str = Field(description="Folder of the lake; made by the first run.")
+    sources: tuple[Source, ...] = Field(min_length=1, description="Databases of structures.")
+    descriptors: tuple[DescriptorEntry, ...] = Field(
+        default=(), description="What to compute of every structure."
+    )
+    cluster: Cluster = Field(default=Local(), description="Where the work runs.")
+    limits: Limits = Limits()
+    parts: PartSize = PartSize()
+
+    @field_validator("cluster", mode="before")
+    @classmethod
+    def _kind_of_cluster(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        settings = dict(value)
+        kind = settings.pop("kind", "local")
+        if kind not in clusters.names():
+            raise ValueError(f"no cluster kind is called {kind!r}; there are {clusters.names()}")
+        return clusters.get(kind).model_validate(settings)
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Recipe:
+        labels = [source.label for source in self.sources]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"two sources are called {label!r}; give each a name of its own")
+        for entry in self.descriptors:
+            for name in entry.sources or ():
+                if name not in labels:
+                    raise ValueError(
+                        f"descriptor {entry.kind!r} asks for source {name!r}, "
+                        f"and the recipe has {labels}"
+                    )
+        return self
+
+    def entries_for(self, source: Source) -> list[DescriptorEntry]:
+        """Descriptor entries that apply to a source."""
+        return [e for e in self.descriptors if e.sources is None or source.label in e.sources]
+
+    @property
+    def recipe_hash(self) -> str:
+        """Hash of what decides the content of the lake: all but where it runs."""
+        content = self.model_dump(mode="json", exclude={"cluster"})
+        return hashlib.blake2b(
+            json.dumps(content, sort_keys=True).encode(), digest_size=8
+        ).hexdigest()
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with a recipe."""
+
+    line: int
+    where: str
+    message: str
+
+
+def load(path: str | Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises
+    ------
+    RecipeError
+        If the file cannot be read or anything in it is wrong; the message lists every
+        problem with its line and what to do.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise RecipeError(f"{path}: the recipe cannot be read: {problem}") from problem
+    return parse(text, str(path))
+
+
+def parse(text: str, name: str = "recipe") -> Recipe:
+    """As :func:`load`, for a text; ``name`` stands for the file in messages."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as problem:
+        mark = getattr(problem, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark is not None else ""
+        raise RecipeError(f"{name}{line}: not valid YAML: {problem}") from problem
+    if not isinstance(content, dict):
+        raise RecipeError(
+            f"{name}: a recipe is a mapping with the keys {list(Recipe.model_fields)}"
+        )
+    lines = dict(_lines(node))
+    problems = [
+        Problem(_line(lines, key), _dotted(key), "the key is given twice; keep one")
+        for key in _duplicates(node)
+    ]
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        problems += list(_explain(error, (), lines, Recipe))
+    if problems or recipe is None:
+        raise RecipeError(
+            "\n".join(
+                f"{name}:{p.line}: {p.where + ': ' if p.where else ''}{p.message}"
+                for p in sorted(problems)
+            )
+        )
+    return recipe
+
+
+# ----- From pydantic's errors to lines and fixes
+
+Key = tuple[str | int, ...]
+
+
+def _lines(node: yaml.Node | None, key: Key = ()) -> Iterator[tuple[Key, int]]:
+    if node is None:
+        return
+    yield key, node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            yield from _lines(value, (*key, name.value))
+            yield (*key, name.value), name.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            yield from _lines(value, (*key, i))
+
+
+def _duplicates(node: yaml.Node | None, key: Key = ()) -> Iterator[Key]:
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for name, value in node.value:
+            if name.value in seen:
+                yield (*key, name.value)
+            seen.add(name.value)
+            yield from _duplicates(value, (*key, name.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            yield from _duplicates(value, (*key, i))
+
+
+def _line(lines: dict[Key, int], key: Key) -> int:
+    while key and key not in lines:
+        key = key[:-1]
+    return lines.get(key, 1)
+
+
+def _dotted(key: Key) -> str:
+    text = ""
+    for step in key:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
+def _explain(
+    error: ValidationError, prefix: Key, lines: dict[Key, int], model: type[BaseModel]
+) -> Iterator[Problem]:
+    for item in error.errors():
+        key = (*prefix, *item["loc"])
+        cause = item.get("ctx", {}).get("error")
+        if isinstance(cause, ValidationError):
+            inner, inner_model = _inner(key, cause, model)
+            yield from _explain(cause, inner, lines, inner_model)
+            continue
+        while key and key not in lines and item["type"] != "missing":
+            key = key[:-1]
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            known = _fields_at(model, item["loc"][:-1])
+            message = f"unknown key{_suggestion(str(item['loc'][-1]), known)}"
+        elif item["type"] == "missing":
+            message = "this key is required"
+        elif item["type"] not in ("value_error",):
+            message = f"{message}, but it is {item['input']!r}"
+        yield Problem(_line(lines, key), _dotted(key), message)
+
+
+def _inner(key: Key, cause: ValidationError, model: type[BaseModel]) -> tuple[Key, type[BaseModel]]:
+    """Where, in the recipe, the fields of a model built inside a validator stand."""
+    if cause.title in {descriptors.get(name).__name__ for name in descriptors.names()}:
+        kind = next(n for n in descriptors.names() if descriptors.get(n).__name__ == cause.title)
+        return (*key, "parameters"), descriptors.get(kind)
+    kinds = {clusters.get(name).__name__: clusters.get(name) for name in clusters.names()}
+    return key, kinds.get(cause.title, model)
+
+
+def _fields_at(model: type[BaseModel], key: Sequence[str | int]) -> list[str]:
+    """Names of the fields of the model that a location inside ``model`` points to."""
+    current: Any = model
+    for step in key:
+        if isinstance(step, int) or not hasattr(current, "model_fields"):
+            continue
+        field = current.model_fields.get(step)
+        if field is None:
+            return []
+        current = _model_in(field.annotation) or current
+    return list(current.model_fields) if hasattr(current, "model_fields") else []
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _model_in(argument)
+        if found is not None:
+            return found
+    return None
+
+
+def _suggestion(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there are {sorted(known)}" if known else ""
