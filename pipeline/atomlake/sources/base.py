@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from atomlake.errors import SetAside
+from atomlake.errors import SetAside, SourceError
 from atomlake.structures import Structures
 
 #: Records read at once while looking for species, to bound memory.
@@ -126,6 +127,20 @@ class ReadResult:
     set_aside: Mapping[int, SetAside] = field(default_factory=dict)
 
 
+class Unreadable(Exception):
+    """One record cannot be read; never leaves the sources.
+
+    Parameters
+    ----------
+    code, reason : str
+        As in :class:`atomlake.errors.SetAside`.
+    """
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.problem = SetAside(code, reason)
+
+
 class Reader(ABC):
     """Reads one location (a file, a database) in one format.
 
@@ -144,15 +159,28 @@ class Reader(ABC):
     format: ClassVar[str]
     #: One line for ``atomlake sources``.
     title: ClassVar[str]
-    #: File name patterns that select this format when a recipe says ``auto``.
+    #: Patterns of locations, in lower case, that select this format when a recipe says ``auto``.
     patterns: ClassVar[tuple[str, ...]] = ()
+    #: Raised whenever the same record is read differently.
+    version: ClassVar[int] = 1
 
     def __init__(self, location: str, source: Source, scratch: Path) -> None:
         self.location = location
         self.source = source
         self.scratch = scratch
 
-    @abstractmethod
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold the location's content."""
+        return [Path(self.location)]
+
+    @property
+    def options_hash(self) -> bytes:
+        """16-byte hash of what decides, beside a record's content, how it is read."""
+        labels = self.source.labels.model_dump_json()
+        options = f"{self.format} {self.version} {self.source.format} {labels}"
+        return hashlib.blake2b(options.encode(), digest_size=16).digest()
+
     def fingerprint(self, known: Fingerprint | None = None) -> Fingerprint:
         """Return the present state of the location.
 
@@ -167,6 +195,20 @@ class Reader(ABC):
         SourceError
             If the location is missing or may not be read.
         """
+        try:
+            states = [file.stat() for file in self.files]
+            nbytes = sum(state.st_size for state in states)
+            mtime_ns = max(state.st_mtime_ns for state in states)
+            if known is not None and known[:2] == (nbytes, mtime_ns):
+                return known
+            digest = hashlib.blake2b(digest_size=16)
+            for file in self.files:
+                with file.open("rb") as stream:
+                    while block := stream.read(2**20):
+                        digest.update(block)
+        except OSError as error:
+            raise SourceError(f"{self.location} cannot be read: {error.strerror}") from error
+        return Fingerprint(nbytes, mtime_ns, digest.hexdigest())
 
     @abstractmethod
     def index(self) -> FileIndex:
@@ -175,8 +217,8 @@ class Reader(ABC):
         Raises
         ------
         SourceError
-            If the location as a whole cannot be read (missing, not of this format, damaged
-            before the first record). Damage further on is reported in ``set_aside``.
+            If the location as a whole cannot be read: missing, not of this format, or
+            without a single record. Damage within it is reported in ``set_aside``.
         """
 
     @abstractmethod
@@ -185,6 +227,8 @@ class Reader(ABC):
 
         Reading never executes anything that the location contains. Geometry is not
         checked here (:func:`atomlake.structures.check` does), only that it can be read.
+        Whether the location has changed since it was indexed is told by its fingerprint,
+        to be compared after reading.
 
         Raises
         ------
@@ -199,3 +243,47 @@ class Reader(ABC):
             result = self.read(index.locations[first : first + SPECIES_BATCH])
             found.update(np.unique(result.structures.numbers).tolist())
         return sorted(found)
+
+
+def gather(
+    groups: Sequence[tuple[Sequence[int] | NDArray[np.int64], Structures]],
+    set_aside: Mapping[int, SetAside],
+) -> ReadResult:
+    """Join structures that were read in groups into one result, in the order asked for.
+
+    Parameters
+    ----------
+    groups : sequence of (rows, Structures)
+        The location each structure came from, ascending within a group, and the structures.
+    set_aside : mapping of int to SetAside
+        Records that could not be read.
+
+    Returns
+    -------
+    ReadResult
+        Where a label has one shape in some structures and another in others, the shape of
+        the first structure that has it counts, and the others are set aside.
+    """
+    problems = dict(set_aside)
+    shapes: dict[str, tuple[int, ...]] = {}
+    fitting = []
+    for rows, structures in sorted(groups, key=lambda group: group[0][0]):
+        labels = {**structures.structure_labels, **structures.atom_labels}
+        clashes = [
+            f"{name} has shape {list(value.shape[1:])}, elsewhere {list(shapes[name])}"
+            for name, value in labels.items()
+            if shapes.setdefault(name, value.shape[1:]) != value.shape[1:]
+        ]
+        if clashes:
+            problem = SetAside("label_shape", "a label must have one shape, but " + clashes[0])
+            problems.update({int(row): problem for row in rows})
+        else:
+            fitting.append((np.asarray(rows, dtype=np.int64), structures))
+    if not fitting:
+        return ReadResult(Structures.empty(), np.zeros(0, dtype=np.int64), problems)
+    rows = np.concatenate([rows for rows, _ in fitting])
+    structures = Structures.concatenate([structures for _, structures in fitting])
+    if (np.diff(rows) < 0).any():
+        order = np.argsort(rows)
+        rows, structures = rows[order], structures.take(order)
+    return ReadResult(structures, rows, problems)
