@@ -226,7 +226,7 @@ def parse(text: str, name: str = "recipe") -> Recipe:
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        problems += list(_explain(error, (), lines, Recipe))
+        problems += list(_explain(error, content, lines))
     if problems or recipe is None:
         raise RecipeError(
             "\n".join(
@@ -282,41 +282,47 @@ def _dotted(key: Key) -> str:
 
 
 def _explain(
-    error: ValidationError, prefix: Key, lines: dict[Key, int], model: type[BaseModel]
+    error: ValidationError, content: dict[str, Any], lines: dict[Key, int]
 ) -> Iterator[Problem]:
-    for item in error.errors():
-        key = (*prefix, *item["loc"])
-        cause = item.get("ctx", {}).get("error")
-        if isinstance(cause, ValidationError):
-            inner, inner_model = _inner(key, cause, model)
-            yield from _explain(cause, inner, lines, inner_model)
-            continue
-        while key and key not in lines and item["type"] != "missing":
-            key = key[:-1]
+    items = error.errors()
+    for item in items:
+        key, known = _place(item["loc"], content)
         message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "too_short" and any(
+            other["loc"][: len(item["loc"])] == item["loc"] for other in items if other is not item
+        ):
+            continue  # pydantic counts only the valid entries; the invalid ones are named
         if item["type"] == "extra_forbidden":
-            known = _fields_at(model, item["loc"][:-1])
-            message = f"unknown key{_suggestion(str(item['loc'][-1]), known)}"
+            message = f"unknown key{_suggestion(str(key[-1]), known)}"
         elif item["type"] == "missing":
             message = "this key is required"
-        elif item["type"] not in ("value_error",):
+        elif item["type"] != "value_error":
             message = f"{message}, but it is {item['input']!r}"
         yield Problem(_line(lines, key), _dotted(key), message)
 
 
-def _inner(key: Key, cause: ValidationError, model: type[BaseModel]) -> tuple[Key, type[BaseModel]]:
-    """Where, in the recipe, the fields of a model built inside a validator stand."""
-    if cause.title in {descriptors.get(name).__name__ for name in descriptors.names()}:
-        kind = next(n for n in descriptors.names() if descriptors.get(n).__name__ == cause.title)
-        return (*key, "parameters"), descriptors.get(kind)
-    kinds = {clusters.get(name).__name__: clusters.get(name) for name in clusters.names()}
-    return key, kinds.get(cause.title, model)
+def _place(location: Key, content: dict[str, Any]) -> tuple[Key, list[str]]:
+    """Where in the file a problem is, and the keys that are known there.
+
+    The parameters of a descriptor and the settings of a cluster are checked by models that
+    the file chooses by ``kind``, so pydantic's location says nothing about these.
+    """
+    match location:
+        case ("descriptors", int(i), str(name), *rest) if name not in DescriptorEntry.model_fields:
+            kind = content["descriptors"][i]["kind"]
+            model = descriptors.get(kind)
+            return ("descriptors", i, "parameters", name, *rest), _fields_at(model, (name, *rest))
+        case ("cluster", *rest):
+            kind = content["cluster"].get("kind", "local")
+            model_of_cluster = clusters.get(kind) if kind in clusters.names() else Cluster
+            return location, _fields_at(model_of_cluster, rest)
+    return location, _fields_at(Recipe, location)
 
 
 def _fields_at(model: type[BaseModel], key: Sequence[str | int]) -> list[str]:
-    """Names of the fields of the model that a location inside ``model`` points to."""
+    """Names of the fields of the model that holds the last step of a location."""
     current: Any = model
-    for step in key:
+    for step in key[:-1]:
         if isinstance(step, int) or not hasattr(current, "model_fields"):
             continue
         field = current.model_fields.get(step)
