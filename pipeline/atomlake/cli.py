@@ -117,6 +117,11 @@ def run(
         click.echo(f"unchanged  {plan.n_unchanged:,} structures")
         if plan.n_retired:
             click.echo(f"retired    {plan.n_retired:,} structures")
+        if totals.peak_nbytes:
+            click.echo(
+                f"memory     up to {_size(totals.peak_nbytes)} per worker "
+                f"({_size(plan.memory_nbytes)} projected)"
+            )
         click.echo(f"set aside  {_counts(totals.set_aside)}")
         if totals.set_aside:
             click.echo(f"           atomlake status {asked.lake} says which and why")

@@ -39,6 +39,7 @@ class UnitDone:
     set_aside: Mapping[str, int]
     seconds: Mapping[str, float]
     nbytes: int
+    peak_nbytes: int
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Totals:
     n_atoms: int = 0
     n_parts: int = 0
     nbytes: int = 0
+    peak_nbytes: int = 0
     n_failed: int = 0
     set_aside: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
@@ -88,6 +90,7 @@ class Totals:
                 self.n_structures += event.n_structures
                 self.n_atoms += event.n_atoms
                 self.nbytes += event.nbytes
+                self.peak_nbytes = max(self.peak_nbytes, event.peak_nbytes)
                 self.set_aside.update(event.set_aside)
                 self.seconds.update(event.seconds)
             case UnitFailed():
@@ -103,6 +106,7 @@ class Totals:
             "n_atoms": self.n_atoms,
             "n_parts": self.n_parts,
             "nbytes": self.nbytes,
+            "worker_peak_nbytes": self.peak_nbytes,
             "n_failed": self.n_failed,
             "set_aside": dict(self.set_aside),
             "worker_seconds": {k: round(v, 3) for k, v in self.seconds.items()},

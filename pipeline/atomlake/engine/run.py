@@ -225,6 +225,7 @@ class _Publisher:
                 result.set_aside,
                 result.seconds,
                 result.nbytes,
+                result.peak_nbytes,
             )
         )
         if time.monotonic() - self.published_at >= PUBLISH_INTERVAL:

@@ -6,6 +6,7 @@ publishes the record that the task returns.
 
 from __future__ import annotations
 
+import resource
 import time
 import traceback
 import uuid
@@ -43,6 +44,7 @@ class UnitRecord:
     n_structures: int = 0
     n_atoms: int = 0
     nbytes: int = 0
+    peak_nbytes: int = 0
     seconds: Counter[str] = field(default_factory=Counter)
 
     @contextmanager
@@ -89,6 +91,7 @@ def run_unit(lake: str, unit: Unit, max_neighbours: int) -> UnitRecord:
         batch.largest_cutoff = max((d.cutoff for d, _ in descriptors), default=0.0)
         for descriptor, gradients in descriptors:
             _featurize(lake, record, batch, descriptor, gradients)
+    record.peak_nbytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return record
 
 

@@ -1,0 +1,5 @@
+"""``python -m atomlake`` is the command ``atomlake``."""
+
+from atomlake.cli import main
+
+main()

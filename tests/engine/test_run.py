@@ -1,0 +1,296 @@
+"""A run brings the lake up to date with the recipe: all of it, and nothing twice."""
+
+import fcntl
+import os
+
+import numpy as np
+import polars as pl
+import pytest
+from ase import Atoms
+from ase.build import molecule
+
+from atomlake.descriptors import get
+from atomlake.engine.run import RefusedError, preview
+from atomlake.errors import LakeError, RecipeError
+from atomlake.structures import Structures
+
+ALL = {"H2O", "H3N", "CH4", "CO2", "Cu4"}
+
+
+def live(database):
+    return database.open().catalogue.structures().collect()
+
+
+def test_a_first_run_computes_every_structure(database):
+    outcome = database.run()
+    assert outcome.totals.n_structures == 5
+    assert not outcome.totals.set_aside
+    assert set(database.features()) == ALL
+
+
+def test_the_features_are_those_of_the_descriptor(database):
+    database.run()
+    descriptor = database.recipe.descriptors[0].build()
+    stored = database.features()
+    for atoms in database.structures:
+        expected = descriptor.compute(atoms).features.values
+        formula = Structures.from_ase(atoms).formulas()[0]
+        np.testing.assert_array_equal(stored[formula], expected)
+
+
+def test_the_same_recipe_again_does_nothing(database):
+    database.run()
+    before = database.open().version
+    plan = preview(database.recipe)
+    assert plan.is_empty
+    assert plan.n_unchanged == 5
+    assert database.run().totals.n_structures == 0
+    structures = live(database)
+    assert len(structures) == 5
+    assert before.split(".")[:3] == database.open().version.split(".")[:3] or len(structures) == 5
+
+
+def test_one_more_structure_costs_one_structure(database):
+    database.run()
+    database.structures.append(molecule("C2H6"))
+    database.save()
+    assert database.run().totals.n_structures == 1
+    assert set(database.features()) == ALL | {"C2H6"}
+
+
+def test_an_insertion_at_the_front_costs_one_structure(database):
+    database.run()
+    database.structures.insert(0, molecule("C2H6"))
+    database.save()
+    assert database.run().totals.n_structures == 1
+    keys = dict(live(database).select("formula", "key").iter_rows())
+    assert keys["C2H6"] == "0"
+    assert keys["Cu4"] == "5"
+
+
+def test_a_changed_structure_replaces_its_predecessor(database):
+    database.run()
+    before = database.features()
+    database.structures[0].positions[0, 2] += 0.1
+    database.save()
+    outcome = database.run()
+    assert (outcome.totals.n_structures, outcome.plan.n_retired) == (1, 1)
+    after = database.features()
+    assert set(after) == ALL
+    assert not np.array_equal(before["H2O"], after["H2O"])
+    np.testing.assert_array_equal(before["CH4"], after["CH4"])
+
+
+def test_a_removed_structure_is_no_longer_seen(database):
+    database.run()
+    del database.structures[1]
+    database.save()
+    outcome = database.run()
+    assert (outcome.totals.n_structures, outcome.plan.n_retired) == (0, 1)
+    assert set(database.features()) == ALL - {"H3N"}
+
+
+def test_an_earlier_version_still_shows_what_was(database):
+    database.run()
+    before = database.open().version
+    database.structures.pop()
+    database.save()
+    database.run()
+    assert len(database.open(as_of=before).catalogue.structures().collect()) == 5
+    assert len(live(database)) == 4
+
+
+def test_a_removed_file_retires_its_structures(database):
+    database.run()
+    other = database.file.with_name("other.xyz")
+    database.file.rename(other)
+    recipe = database.recipe.model_copy(
+        update={
+            "sources": (
+                database.recipe.sources[0].model_copy(
+                    update={"path": str(database.file.with_name("*.xyz"))}
+                ),
+            )
+        }
+    )
+    from atomlake.engine.run import run
+
+    outcome = run(recipe, executor="synchronous")
+    assert outcome.totals.n_structures == 0, "a renamed file is not computed again"
+    assert set(live(database)["location"]) == {str(other)}
+    assert preview(recipe).is_empty
+
+
+def test_one_more_descriptor_is_computed_from_the_lake(database):
+    database.run()
+    database.file.chmod(0o000)
+    database.descriptors.append(
+        {
+            "kind": "soap",
+            "parameters": {
+                "species": ["H", "C", "N", "O", "Cu"],
+                "cutoff": 3.0,
+                "n_max": 2,
+                "l_max": 2,
+                "sigma": 0.5,
+            },
+        }
+    )
+    outcome = database.run()
+    assert outcome.totals.n_structures == 5
+    assert set(database.features("soap")) == ALL
+    assert outcome.totals.seconds["hash"] == 0, "no structure was ingested again"
+
+
+def test_a_changed_parameter_is_another_descriptor(database):
+    database.run()
+    database.descriptors[0]["parameters"] = {
+        **database.descriptors[0]["parameters"],
+        "cutoff": 5.0,
+    }
+    assert database.run().totals.n_structures == 5
+    assert len(database.open().descriptors()) == 2
+
+
+def test_gradients_can_be_switched_on_later(database):
+    database.run()
+    database.descriptors[0]["gradients"] = "pairs"
+    assert database.run().totals.n_structures == 5
+    gradients = database.open().gradients("symmetry_functions")
+    assert gradients.gradient_positions.shape[1] == 3
+    assert set(database.features()) == ALL
+    assert preview(database.recipe).is_empty
+
+
+@pytest.mark.parametrize(
+    ("atoms", "code"),
+    [
+        (Atoms("H2", [[0, 0, 0], [0, 0, np.nan]]), "non_finite_position"),
+        (Atoms("H2", [[0, 0, 0], [0, 0, 0]]), "coincident_atoms"),
+        (Atoms("H", [[0, 0, 0]], cell=[3, 3, 0], pbc=True), "degenerate_cell"),
+        (Atoms("H", [[0, 0, 0]], cell=[3, 3, 1e-9], pbc=True), "degenerate_cell"),
+    ],
+)
+def test_a_bad_structure_is_set_aside_and_the_rest_goes_on(database, atoms, code):
+    database.structures.insert(2, atoms)
+    database.save()
+    outcome = database.run()
+    assert outcome.totals.set_aside == {code: 1}
+    assert set(database.features()) == ALL
+    rejected = database.open().rejected()
+    assert rejected["key"].to_list() == ["2"]
+    assert rejected["location"].to_list() == [str(database.file)]
+    assert preview(database.recipe).is_empty
+
+
+def test_an_unknown_species_is_set_aside_for_the_descriptor_only(database):
+    database.structures.append(molecule("SiH4"))
+    database.save()
+    outcome = database.run()
+    assert outcome.totals.set_aside == {"unknown_species": 1}
+    assert set(database.features()) == ALL
+    assert len(live(database).filter(pl.col("status") == "ok")) == 6
+    rejected = database.open().rejected().row(0, named=True)
+    assert "Si" in rejected["reason"]
+    assert rejected["descriptor_id"].startswith("symmetry_functions-")
+    assert preview(database.recipe).is_empty
+
+
+def test_raising_the_limit_takes_up_what_it_had_set_aside(database):
+    database.limits = {"max_neighbours": 10}
+    assert database.run().totals.set_aside == {"too_many_neighbours": 1}
+    assert set(database.features()) == ALL - {"Cu4"}
+    database.limits = {"max_neighbours": 1000}
+    assert not database.run().totals.set_aside
+    assert set(database.features()) == ALL
+
+
+@pytest.mark.parametrize("failure", ["raises", "gives NaN"])
+def test_a_kernel_that_fails_on_one_structure_costs_that_structure(database, monkeypatch, failure):
+    kind = get("symmetry_functions")
+    compute_rows = kind.compute_rows
+
+    def fails_on_nitrogen(self, structures, neighbours, first, last, gradients, rows):
+        compute_rows(self, structures, neighbours, first, last, gradients, rows)
+        nitrogen = structures.numbers[first:last] == 7
+        if nitrogen.any():
+            if failure == "raises":
+                raise ZeroDivisionError("the kernel did not expect nitrogen")
+            rows.features[nitrogen] = np.nan
+
+    monkeypatch.setattr(kind, "compute_rows", fails_on_nitrogen)
+    outcome = database.run()
+    code = "failed" if failure == "raises" else "non_finite_feature"
+    assert outcome.totals.set_aside == {code: 1}
+    assert set(database.features()) == ALL - {"H3N"}
+
+
+def test_species_are_found_by_a_scan(database):
+    database.descriptors[0]["parameters"]["species"] = "scan"
+    outcome = database.run()
+    assert outcome.plan.descriptors[0][1].species == ("H", "C", "N", "O", "Cu")
+    assert preview(database.recipe).is_empty
+
+
+def test_a_scan_that_finds_nothing_is_a_bad_recipe(database):
+    database.structures = [Atoms()]
+    database.save()
+    database.descriptors[0]["parameters"]["species"] = "scan"
+    with pytest.raises(RecipeError, match="give the species"):
+        database.run()
+
+
+def test_what_is_too_wide_is_refused_with_count_bytes_and_fix(database):
+    database.limits = {"max_features": 5}
+    with pytest.raises(RefusedError, match=r"features for 5 species.*MB.*limits.max_features"):
+        database.run()
+
+
+def test_what_is_too_large_is_refused(database):
+    database.limits = {"max_nbytes": 100}
+    with pytest.raises(RefusedError, match=r"limits.max_nbytes"):
+        database.run()
+
+
+def test_what_does_not_fit_in_memory_is_refused(database):
+    tight = {"kind": "local", "workers": 1, "memory": "100MB"}
+    recipe = type(database.recipe).model_validate(
+        {**database.recipe.model_dump(exclude={"cluster"}), "cluster": tight}
+    )
+    assert any("fewer workers" in refusal for refusal in preview(recipe).refusals)
+
+
+def test_two_runs_do_not_work_in_one_lake(database):
+    database.run()
+    with open(database.lake / "scratch" / "run.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(LakeError, match="another run is at work"):
+            database.run()
+
+
+def test_a_folder_that_is_no_lake_stops_the_run(database):
+    database.lake.mkdir()
+    (database.lake / "thesis.tex").write_text("precious")
+    with pytest.raises(LakeError, match="not empty"):
+        database.run()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_lake_stops_the_run(database):
+    database.lake.parent.chmod(0o500)
+    with pytest.raises(LakeError, match="cannot be written"):
+        database.run()
+
+
+def test_a_run_leaves_its_record(database):
+    run_id = database.run().run_id
+    runs = database.open().runs()
+    assert runs["run_id"].to_list() == [run_id]
+    assert runs["status"].to_list() == ["finished"]
+
+
+def test_a_preview_changes_nothing(database):
+    plan = preview(database.recipe)
+    assert plan.n_new == 5
+    assert plan.memory_nbytes > 0
+    assert not database.lake.exists()
