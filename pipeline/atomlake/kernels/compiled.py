@@ -16,12 +16,10 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import llvmlite
 import numba
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def cache_folder() -> Path:
@@ -44,7 +42,7 @@ CACHE_FOLDER = cache_folder()
 numba.config.CACHE_DIR = str(CACHE_FOLDER)
 
 
-def kernel(function: Function) -> Function:
+def kernel[Function: Callable[..., Any]](function: Function) -> Function:
     """Compile ``function`` on its first call; release the GIL; cache the machine code.
 
     ``contract`` lets LLVM fuse multiply and add, which rounds once instead of twice;
@@ -57,13 +55,28 @@ def kernel(function: Function) -> Function:
     )
 
 
-def inlined(function: Function) -> Function:
+def inlined[Function: Callable[..., Any]](function: Function) -> Function:
     """Compile a small helper so that LLVM always inlines it into the calling kernel."""
     return numba.njit(  # type: ignore[no-any-return]
         function,
         nogil=True,
         error_model="numpy",
         fastmath={"contract"},
+        forceinline=True,
+    )
+
+
+def summing[Function: Callable[..., Any]](function: Function) -> Function:
+    """Inline a helper that sums over contiguous arrays in all SIMD lanes at once.
+
+    LLVM may reorder the sum. The order depends on the number of terms alone, so results
+    still do not depend on how a batch is cut.
+    """
+    return numba.njit(  # type: ignore[no-any-return]
+        function,
+        nogil=True,
+        error_model="numpy",
+        fastmath={"contract", "reassoc"},
         forceinline=True,
     )
 

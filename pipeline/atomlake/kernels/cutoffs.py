@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
+
 from atomlake.kernels.compiled import inlined
+from atomlake.kernels.elementary import cosine_turn, sine_turn
 
 STEP = 0
 COSINE = 1
@@ -58,3 +62,31 @@ def cutoff_function(code: int, parameter: float, cutoff: float, r: float) -> tup
         return value, -2.0 * x / cutoff * value / (rest * rest)
     tanh = math.tanh(1.0 - x)
     return tanh * tanh * tanh, -3.0 / cutoff * tanh * tanh * (1.0 - tanh * tanh)
+
+
+@inlined
+def cutoff_functions(
+    code: int,
+    parameter: float,
+    cutoff: float,
+    r: NDArray[np.float64],
+    n: int,
+    value: NDArray[np.float64],
+    derivative: NDArray[np.float64],
+) -> None:
+    """Write :func:`cutoff_function` of ``r[:n]`` and its derivative by ``r``.
+
+    The cosines, which most descriptors use, go through a loop of plain arithmetic.
+    """
+    if code in (COSINE, SHIFTED_COSINE):
+        width = cutoff if code == COSINE else parameter
+        start = cutoff - width
+        for t in range(n):
+            x = (r[t] - start) / width
+            x = x if x > 0.0 else 0.0
+            x = x if x < 1.0 else 1.0
+            value[t] = 0.5 + 0.5 * cosine_turn(x)
+            derivative[t] = -0.5 * math.pi / width * sine_turn(x)
+    else:
+        for t in range(n):
+            value[t], derivative[t] = cutoff_function(code, parameter, cutoff, r[t])

@@ -1,0 +1,83 @@
+"""Elementary functions as plain arithmetic, so that loops over them become SIMD loops.
+
+The C library's ``exp`` and ``cos`` take one number at a time (4 and 10 ns here); these
+take 0.5 ns inside a loop over contiguous arrays. Errors are stated against correctly
+rounded results.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from atomlake.kernels.compiled import inlined
+
+_LOG2_E = 1.4426950408889634
+# ln 2 in two pieces: the first has trailing zero bits, so that its product with a small
+# integer is exact.
+_LN2_HIGH = 6.93147180369123816490e-01
+_LN2_LOW = 1.90821492927058770002e-10
+# 1.5 · 2**52: adding it leaves the nearest integer in the low bits of the mantissa.
+_ROUNDER = 6755399441055744.0
+_EXPONENT_OF_ONE = 0x3FF0000000000000
+
+
+@inlined
+def exponential(x: float) -> float:
+    """Return ``exp(x)`` for ``x <= 700``, to 2 units in the last place.
+
+    Below -708 the result stays at the smallest normal number, 3e-308, where the C
+    library would go on to 0.
+    """
+    x = x if x > -708.0 else -708.0
+    rounded = x * _LOG2_E + _ROUNDER
+    n = rounded - _ROUNDER
+    # |r| <= ln(2) / 2: the Taylor polynomial of degree 13 ends below 1e-17.
+    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    p = 1.0 / 6227020800.0
+    p = p * r + 1.0 / 479001600.0
+    p = p * r + 1.0 / 39916800.0
+    p = p * r + 1.0 / 3628800.0
+    p = p * r + 1.0 / 362880.0
+    p = p * r + 1.0 / 40320.0
+    p = p * r + 1.0 / 5040.0
+    p = p * r + 1.0 / 720.0
+    p = p * r + 1.0 / 120.0
+    p = p * r + 1.0 / 24.0
+    p = p * r + 1.0 / 6.0
+    p = p * r + 0.5
+    p = p * r + 1.0
+    p = p * r + 1.0
+    bits = np.float64(rounded).view(np.int64)
+    power_of_two = np.int64((bits << 52) + _EXPONENT_OF_ONE)
+    return p * np.int64(power_of_two).view(np.float64)
+
+
+@inlined
+def sine_half_turn(x: float) -> float:
+    """Return ``sin(π x)`` for ``|x| <= 1/2``, to 2e-16."""
+    y = np.pi * x
+    s = y * y
+    # The Taylor series at |y| <= π/2 ends below 2e-18 after the power 21.
+    p = 1.0 / 51090942171709440000.0
+    p = p * s - 1.0 / 121645100408832000.0
+    p = p * s + 1.0 / 355687428096000.0
+    p = p * s - 1.0 / 1307674368000.0
+    p = p * s + 1.0 / 6227020800.0
+    p = p * s - 1.0 / 39916800.0
+    p = p * s + 1.0 / 362880.0
+    p = p * s - 1.0 / 5040.0
+    p = p * s + 1.0 / 120.0
+    p = p * s - 1.0 / 6.0
+    return y + y * s * p
+
+
+@inlined
+def cosine_turn(x: float) -> float:
+    """Return ``cos(π x)`` for ``0 <= x <= 1``, to 2e-16."""
+    return sine_half_turn(0.5 - x)
+
+
+@inlined
+def sine_turn(x: float) -> float:
+    """Return ``sin(π x)`` for ``0 <= x <= 1``, to 4e-16."""
+    return sine_half_turn(x if x < 0.5 else 1.0 - x)
