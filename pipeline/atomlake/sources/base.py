@@ -7,14 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from atomlake.errors import SetAside, SourceError
-from atomlake.structures import Structures
+from atomlake.structures import Floats, Structures
 
 #: Records read at once while looking for species, to bound memory.
 SPECIES_BATCH = 1000
@@ -161,6 +161,8 @@ class Reader(ABC):
     title: ClassVar[str]
     #: Patterns of locations, in lower case, that select this format when a recipe says ``auto``.
     patterns: ClassVar[tuple[str, ...]] = ()
+    #: Whether a source's ``select`` has a meaning.
+    has_select: ClassVar[bool] = False
     #: Raised whenever the same record is read differently.
     version: ClassVar[int] = 1
 
@@ -175,8 +177,8 @@ class Reader(ABC):
         return [Path(self.location)]
 
     @property
-    def options_hash(self) -> bytes:
-        """16-byte hash of what decides, beside a record's content, how it is read."""
+    def record_salt(self) -> bytes:
+        """16 bytes that enter every record hash: what decides how the record is read."""
         labels = self.source.labels.model_dump_json()
         options = f"{self.format} {self.version} {self.source.format} {labels}"
         return hashlib.blake2b(options.encode(), digest_size=16).digest()
@@ -243,6 +245,62 @@ class Reader(ABC):
             result = self.read(index.locations[first : first + SPECIES_BATCH])
             found.update(np.unique(result.structures.numbers).tolist())
         return sorted(found)
+
+
+class Batch:
+    """Collects structures that are read one by one, and joins them in the end."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+        self._problems: dict[int, SetAside] = {}
+
+    def add(
+        self,
+        row: int,
+        numbers: NDArray[Any],
+        positions: Floats,
+        cell: Floats,
+        pbc: NDArray[Any],
+        structure_labels: Mapping[str, Floats],
+        atom_labels: Mapping[str, Floats],
+    ) -> None:
+        """Add the structure of one row, with arrays as :meth:`Structures.single` takes them."""
+        shapes = (
+            *((name, value.shape) for name, value in structure_labels.items()),
+            None,
+            *((name, value.shape[1:]) for name, value in atom_labels.items()),
+        )
+        item = (row, numbers, positions, cell, pbc, structure_labels, atom_labels)
+        self._groups.setdefault(shapes, []).append(item)
+
+    def set_aside(self, row: int, problem: SetAside) -> None:
+        """Say why a row gives no structure."""
+        self._problems[row] = problem
+
+    def result(self) -> ReadResult:
+        """Return what became of the rows."""
+        return gather([_joined(group) for group in self._groups.values()], self._problems)
+
+
+def _joined(group: Sequence[tuple[Any, ...]]) -> tuple[Sequence[int], Structures]:
+    rows, numbers, positions, cells, pbc, structure_labels, atom_labels = zip(*group, strict=True)
+    structure_offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum([len(array) for array in numbers], out=structure_offsets[1:])
+    return rows, Structures(
+        numbers=np.concatenate(numbers).astype(np.int32),
+        positions=np.concatenate(positions).astype(np.float64).reshape(-1, 3),
+        cells=np.array(cells, dtype=np.float64).reshape(-1, 3, 3),
+        pbc=np.array(pbc, dtype=bool).reshape(-1, 3),
+        structure_offsets=structure_offsets,
+        structure_labels={
+            name: np.array([labels[name] for labels in structure_labels])
+            for name in structure_labels[0]
+        },
+        atom_labels={
+            name: np.concatenate([labels[name] for labels in atom_labels])
+            for name in atom_labels[0]
+        },
+    )
 
 
 def gather(

@@ -1,0 +1,141 @@
+"""Sources: one file per input format, one line each in the registry below."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atomlake.errors import SourceError
+
+if TYPE_CHECKING:
+    from atomlake.sources.base import Reader, Source
+
+_REGISTRY: dict[str, str] = {
+    "extxyz": "atomlake.sources.extxyz:ExtendedXyz",
+    "ase_sqlite": "atomlake.sources.ase_sqlite:AseSqlite",
+    "ase_database": "atomlake.sources.ase_database:AseDatabase",
+    "ase_collection": "atomlake.sources.collections:AseCollection",
+    "ase": "atomlake.sources.ase_formats:AseFormat",
+}
+
+#: Reads what no pattern of another format claims, by ase's own guess.
+_FALLBACK = "ase"
+#: Ends of file names that accompany a database and hold no structures themselves.
+_COMPANIONS = ("-wal", "-shm", "-journal", ".lock")
+
+
+def names() -> list[str]:
+    """Names of every format, those of installed packages included."""
+    return sorted({*_REGISTRY, *(e.name for e in entry_points(group="atomlake.sources"))})
+
+
+@cache
+def get(name: str) -> type[Reader]:
+    """Return the reader of a registered format, or the one that hands it to ase.
+
+    Parameters
+    ----------
+    name : str
+        A registered format, or one of :data:`atomlake.sources.ase_formats.READABLE`.
+
+    Raises
+    ------
+    KeyError
+        If no format has that name.
+    """
+    if name in _REGISTRY:
+        module, _, attribute = _REGISTRY[name].partition(":")
+        return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
+    for entry in entry_points(group="atomlake.sources"):
+        if entry.name == name:
+            return entry.load()  # type: ignore[no-any-return]
+    from atomlake.sources.ase_formats import READABLE, REFUSED
+
+    if name in READABLE:
+        return get(_FALLBACK)
+    raise KeyError(
+        f"no format is called {name!r}; there are {names()} and the formats of ase"
+        + (f" ({name} is refused: {REFUSED[name]})" if name in REFUSED else "")
+    )
+
+
+def options_hash(source: Source) -> str:
+    """Hash of what decides, beside the content of its locations, what a source gives."""
+    versions = {name: get(name).version for name in names()}
+    labels = source.labels.model_dump_json()
+    options = f"{versions} {source.format} {source.select} {labels}"
+    return hashlib.blake2b(options.encode(), digest_size=16).hexdigest()
+
+
+def expand(source: Source) -> list[str]:
+    """List the locations of a source: files, database URLs, collections; sorted.
+
+    A folder stands for every file in it and below, except hidden ones and what
+    accompanies a database.
+
+    Raises
+    ------
+    SourceError
+        If nothing is there.
+    """
+    path = source.path
+    if path.startswith("ase:") or "://" in path:
+        return [path]
+    expanded = os.path.expanduser(path)
+    matches = [expanded] if os.path.exists(expanded) else glob.glob(expanded, recursive=True)
+    locations = sorted({file for match in matches for file in _files(match)})
+    if not locations:
+        raise SourceError(
+            f"source {path!r} matches no file"
+            + (": the folder is empty" if matches else "")
+            + f"; expected a file, a glob or a folder, seen from {os.getcwd()}"
+        )
+    return locations
+
+
+def _files(match: str) -> Iterator[str]:
+    if not os.path.isdir(match):
+        yield match
+        return
+    for folder, folders, files in os.walk(match):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith(".") and not name.endswith(_COMPANIONS):
+                yield os.path.join(folder, name)
+
+
+def reader(location: str, source: Source, scratch: Path) -> Reader:
+    """Return the reader of one location, by the recipe's format or the location's name.
+
+    Raises
+    ------
+    SourceError
+        If the recipe names a format that does not exist, or asks it for what it has not.
+    """
+    reader_class = _reader_class(location, source)
+    if source.select is not None and not reader_class.has_select:
+        raise SourceError(
+            f"source {source.label!r}: select has a meaning for databases only, but {location} "
+            f"is read as {reader_class.format}; remove it"
+        )
+    return reader_class(location, source, scratch)
+
+
+def _reader_class(location: str, source: Source) -> type[Reader]:
+    if source.format != "auto":
+        try:
+            return get(source.format)
+        except KeyError as error:
+            raise SourceError(f"source {source.label!r}: {error.args[0]}") from None
+    for name in dict.fromkeys([*_REGISTRY, *names()]):
+        if any(fnmatchcase(location.lower(), pattern) for pattern in get(name).patterns):
+            return get(name)
+    return get(_FALLBACK)
