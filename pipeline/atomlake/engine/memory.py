@@ -6,7 +6,7 @@ import numpy as np
 
 from atomlake.descriptors.base import BLOCK_NBYTES
 from atomlake.engine.units import Unit
-from atomlake.lake.parts import SHARD_NBYTES
+from atomlake.lake.groups import SHARD_NBYTES
 
 #: A worker process with its libraries and compiled kernels loaded, measured.
 PROCESS_NBYTES = 330 * 2**20

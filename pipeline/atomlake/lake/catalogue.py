@@ -1,36 +1,51 @@
 """The catalogue: Delta tables that say what the lake holds.
 
-Rows are only ever added. What is true is what the rows say together:
+Rows are only ever added, so that a commit costs what its rows cost, however much the lake
+holds. What is true is what the rows say together:
 
-- a row of ``structures`` holds until another row *retires* it by naming its
-  ``sequence``. Publishing and retiring are one commit, its cost is that of the rows it
-  brings, and the outcome does not depend on the order in which two writers commit;
-- of several rows about the same thing in ``parts``, ``features``, ``runs`` and
-  ``sources`` the one with the highest ``sequence`` holds.
+- a row of ``structures`` holds until another row *retires* it by naming its ``sequence``;
+- of several rows about the same thing in ``parts``, ``features``, ``runs`` and ``sources`` the
+  one with the highest ``sequence`` holds.
 
-``sequence`` is the commit's time in nanoseconds since 1970, raised where needed to stay above
-every row that the committer could see.
+``sequence`` is the commit's time in nanoseconds since 1970, counted up over its rows, and
+raised where the clock went backwards: a row that was committed later has the higher one.
+A commit is accepted only on top of the version that its writer has looked at. Of two
+writers that publish a structure under the same key, the second finds the first one's row
+and leaves its own out.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError
 
-from atomlake.errors import LakeError, SetAside
+from atomlake.errors import LakeError
+from atomlake.lake import layout
 from atomlake.lake.parts import FeaturesRecord, PartRecord
 
-_FILES = pl.List(pl.Struct({"name": pl.String, "nbytes": pl.Int64, "crc32c": pl.Int64}))
+_FILES = pl.List(pl.Struct({"name": pl.String, "nbytes": pl.Int64, "crc32": pl.Int64}))
+_LABELS = pl.List(pl.Struct({"name": pl.String, "per": pl.String, "shape": pl.List(pl.Int64)}))
+_SET_ASIDE = pl.List(pl.Struct({"row": pl.Int64, "code": pl.String, "reason": pl.String}))
 
-#: Every table and its columns.
+
+def _schema(columns: dict[str, Any]) -> pl.Schema:
+    return pl.Schema(columns)
+
+
+#: Every table and its columns. Structures come first: what features, sources and runs say later
+#: about structures that a reader does not see is ignored.
 TABLES: Mapping[str, pl.Schema] = {
-    "structures": pl.Schema(
+    "structures": _schema(
         {
             "structure_id": pl.String,
             "source": pl.String,
@@ -54,19 +69,20 @@ TABLES: Mapping[str, pl.Schema] = {
             "retires": pl.Int64,  # sequence of the row that this one ends
         }
     ),
-    "parts": pl.Schema(
+    "parts": _schema(
         {
             "part_id": pl.String,
             "path": pl.String,
             "n_structures": pl.Int64,
             "n_atoms": pl.Int64,
+            "labels": _LABELS,
             "nbytes": pl.Int64,
             "files": _FILES,
             "run_id": pl.String,
             "sequence": pl.Int64,
         }
     ),
-    "features": pl.Schema(
+    "features": _schema(
         {
             "descriptor_id": pl.String,
             "kind": pl.String,
@@ -80,9 +96,8 @@ TABLES: Mapping[str, pl.Schema] = {
             "rows": pl.List(pl.Int64),  # of the part that have features; null for all
             "structure_n_atoms": pl.List(pl.Int64),
             "structure_n_pairs": pl.List(pl.Int64),
-            "set_aside": pl.List(
-                pl.Struct({"row": pl.Int64, "code": pl.String, "reason": pl.String})
-            ),
+            "set_aside": _SET_ASIDE,
+            "max_neighbours": pl.Int64,
             "nbytes": pl.Int64,
             "files": _FILES,
             "seconds": pl.Float64,
@@ -91,7 +106,7 @@ TABLES: Mapping[str, pl.Schema] = {
             "sequence": pl.Int64,
         }
     ),
-    "runs": pl.Schema(
+    "runs": _schema(
         {
             "run_id": pl.String,
             "recipe": pl.String,
@@ -106,7 +121,7 @@ TABLES: Mapping[str, pl.Schema] = {
             "sequence": pl.Int64,
         }
     ),
-    "sources": pl.Schema(
+    "sources": _schema(
         {
             "source": pl.String,
             "location": pl.String,
@@ -123,6 +138,36 @@ TABLES: Mapping[str, pl.Schema] = {
 }
 
 
+#: What one row of a table is about; structures are told apart by ``sequence``.
+_SUBJECT: Mapping[str, Sequence[str]] = {
+    "parts": ["part_id"],
+    "features": ["descriptor_id", "part_id", "gradients", "strain"],
+    "runs": ["run_id"],
+    "sources": ["source", "location"],
+}
+#: What holds at most one structure.
+_PLACE = ["source", "location", "key"]
+#: Commits by others that one commit gives way to before it gives up.
+_ATTEMPTS = 1000
+
+
+def create_tables(lake: Path | str) -> None:
+    """Make the tables that are missing."""
+    for name, schema in TABLES.items():
+        with reporting(lake):
+            try:
+                write_deltalake(
+                    layout.resolve(lake, layout.table_path(name)),
+                    pl.DataFrame(schema=schema),
+                    mode="ignore",
+                    name=name,
+                    # Every version stays readable.
+                    configuration={"delta.enableExpiredLogCleanup": "false"},
+                )
+            except CommitFailedError:
+                continue  # another process made it in this moment
+
+
 class Catalogue:
     """The tables of one lake, read at fixed versions; commits go on top of the newest.
 
@@ -135,33 +180,117 @@ class Catalogue:
     """
 
     def __init__(self, lake: Path | str, versions: Mapping[str, int]) -> None:
-        raise NotImplementedError
+        self.lake = Path(lake)
+        self.versions = dict(versions)
+        self._tables: dict[str, DeltaTable] = {}
+        self._appenders: dict[str, _Appender] = {}
+        self._retired: pl.DataFrame | None = None
+
+    @classmethod
+    def open(cls, lake: Path | str, as_of: str | datetime | None = None) -> Catalogue:
+        """Open the newest version, or the one that was the newest at ``as_of``.
+
+        Parameters
+        ----------
+        lake : Path or str
+            The lake.
+        as_of : str or datetime, optional
+            A :attr:`version`, or a time as ISO text or datetime; UTC if it has no zone.
+
+        Raises
+        ------
+        LakeError
+            If a table is missing or damaged, or there is no such version.
+        """
+        versions: list[int] | None = None
+        if isinstance(as_of, str):
+            if re.fullmatch(r"\d+(\.\d+)*", as_of):
+                versions = [int(v) for v in as_of.split(".")]
+                if len(versions) != len(TABLES):
+                    raise LakeError(
+                        f"{as_of!r} is no version of a lake: it has {len(TABLES)} numbers, as in "
+                        f"{'.'.join('0' * len(TABLES))}"
+                    )
+            else:
+                try:
+                    as_of = datetime.fromisoformat(as_of)
+                except ValueError:
+                    raise LakeError(
+                        f"as_of={as_of!r} is neither a version such as 7.3.9.4.2 nor a time such "
+                        "as 2026-01-31T12:00"
+                    ) from None
+        tables = {}
+        for i, name in enumerate(TABLES):
+            with reporting(lake):
+                path = layout.resolve(lake, layout.table_path(name))
+                tables[name] = DeltaTable(path, version=None if versions is None else versions[i])
+                if isinstance(as_of, datetime):
+                    tables[name].load_as_version(
+                        as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)
+                    )
+        catalogue = cls(lake, {name: table.version() for name, table in tables.items()})
+        catalogue._tables = tables
+        return catalogue
+
+    @property
+    def version(self) -> str:
+        """The version of each table, such as ``7.3.9.4.2``."""
+        return ".".join(str(self.versions[name]) for name in TABLES)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Catalogue, (self.lake, self.versions)
 
     # ----- Reading
 
     def structures(
         self, columns: Sequence[str] | None = None, *, source: str | None = None
     ) -> pl.LazyFrame:
-        """Structures that hold: published and not retired, set-aside ones included."""
-        raise NotImplementedError
+        """Structures that hold, those that were set aside included, in no particular order.
+
+        Ascending ``sequence`` is the order in which they were published.
+        """
+        table = self.log("structures")
+        if source is not None:
+            table = table.filter(pl.col("source") == source)
+        if self._retired is None:
+            with reporting(self.lake):
+                self._retired = _retired(self.log("structures"))
+        return _pick(_live(table, self._retired), columns)
 
     def parts(self, columns: Sequence[str] | None = None) -> pl.LazyFrame:
-        """One row per part."""
-        raise NotImplementedError
+        """One row per part, in the order in which they were published."""
+        return self._newest("parts", columns)
 
     def features(self, columns: Sequence[str] | None = None) -> pl.LazyFrame:
-        """One row per descriptor, part and form of gradients: the newest."""
-        raise NotImplementedError
+        """One row per descriptor, part and form of gradients, the newest last."""
+        return self._newest("features", columns)
 
     def runs(self) -> pl.LazyFrame:
-        """One row per run: the newest."""
-        raise NotImplementedError
+        """One row per run, the newest last."""
+        return self._newest("runs", None)
 
     def sources(self, *, source: str | None = None) -> pl.LazyFrame:
-        """One row per source and location: the newest."""
-        raise NotImplementedError
+        """One row per source and location, the newest last."""
+        table = self._newest("sources", None)
+        return table if source is None else table.filter(pl.col("source") == source)
 
-    # ----- Publishing; every commit is retried until it is in, whoever else commits
+    def log(self, name: str) -> pl.LazyFrame:
+        """Every row that was ever committed to a table."""
+        return pl.scan_delta(self._table(name))
+
+    def _newest(self, name: str, columns: Sequence[str] | None) -> pl.LazyFrame:
+        table = self.log(name).sort("sequence")
+        return _pick(table.unique(subset=_SUBJECT[name], keep="last", maintain_order=True), columns)
+
+    def _table(self, name: str) -> DeltaTable:
+        if name not in self._tables:
+            with reporting(self.lake):
+                self._tables[name] = DeltaTable(
+                    layout.resolve(self.lake, layout.table_path(name)), version=self.versions[name]
+                )
+        return self._tables[name]
+
+    # ----- Publishing; every commit is tried until it is in, whoever else commits
 
     def publish_structures(
         self,
@@ -170,31 +299,207 @@ class Catalogue:
         retire: pl.DataFrame | None = None,
         parts: Sequence[PartRecord] = (),
         run_id: str,
-    ) -> None:
+    ) -> int:
         """Publish and retire structures in one commit.
 
         Parameters
         ----------
         structures : polars.DataFrame
-            Rows to add, in the order in which readers will see them; ``sequence``,
-            ``retires`` and ``run_id`` are filled in.
+            Rows to add, in the order in which readers will see them; ``sequence`` and
+            ``run_id`` are filled in, columns that are missing are null.
         retire : polars.DataFrame, optional
             Rows that :meth:`structures` returned; ``structure_id`` and ``sequence`` matter.
         parts : sequence of PartRecord
-            New parts that ``structures`` lie in. They are committed first, on their own.
+            New parts that ``structures`` lie in. They are committed before, on their own.
         run_id : str
             The run.
+
+        Returns
+        -------
+        int
+            How many of ``structures`` were published. Those whose key or structure_id
+            another run published since this catalogue was opened are left out.
         """
-        raise NotImplementedError
+        if parts:
+            rows = [
+                {
+                    "part_id": part.part_id,
+                    "path": part.path,
+                    "n_structures": part.n_structures,
+                    "n_atoms": part.n_atoms,
+                    "labels": [label._asdict() for label in part.labels],
+                    "nbytes": part.nbytes,
+                    "files": [file._asdict() for file in part.files],
+                    "run_id": run_id,
+                }
+                for part in parts
+            ]
+            self._append("parts", pl.DataFrame(rows, schema=TABLES["parts"]))
+        added = _conform("structures", structures.drop("sequence", "retires", strict=False))
+        frames = [added.with_columns(run_id=pl.lit(run_id))]
+        if retire is not None:
+            ended = retire.select("structure_id", retires="sequence", run_id=pl.lit(run_id))
+            frames.append(_conform("structures", ended))
+        n_retired = sum(len(frame) for frame in frames[1:])
+        return self._append("structures", pl.concat(frames), _without_taken) - n_retired
 
     def publish_features(self, records: Sequence[FeaturesRecord], *, run_id: str) -> None:
         """Publish features of parts, many in one commit."""
-        raise NotImplementedError
+        rows = [
+            {
+                "descriptor_id": record.descriptor_id,
+                "kind": record.kind,
+                "part_id": record.part_id,
+                "path": record.path,
+                "gradients": record.gradients,
+                "strain": record.strain,
+                "n_structures": record.n_structures,
+                "n_rows": record.n_rows,
+                "n_pairs": record.n_pairs,
+                "rows": record.rows,
+                "structure_n_atoms": record.structure_n_atoms,
+                "structure_n_pairs": record.structure_n_pairs,
+                "set_aside": [
+                    {"row": row, "code": problem.code, "reason": problem.reason}
+                    for row, problem in sorted(record.set_aside.items())
+                ],
+                "max_neighbours": record.max_neighbours,
+                "nbytes": record.nbytes,
+                "files": [file._asdict() for file in record.files],
+                "seconds": record.seconds,
+                "versions": json.dumps(dict(record.versions), sort_keys=True),
+                "run_id": run_id,
+            }
+            for record in records
+        ]
+        self._append("features", pl.DataFrame(rows, schema=TABLES["features"]))
 
     def publish_run(self, run: Mapping[str, Any]) -> None:
         """Record the start or the end of a run; keys are columns of the table."""
-        raise NotImplementedError
+        self._append("runs", _conform("runs", pl.DataFrame([dict(run)])))
 
     def publish_sources(self, sources: pl.DataFrame) -> None:
         """Record that these states of files are completely reflected by ``structures``."""
-        raise NotImplementedError
+        self._append("sources", _conform("sources", sources))
+
+    def compact(self) -> None:
+        """Join the small files of every table; nothing changes for any reader."""
+        for name in TABLES:
+            with reporting(self.lake):
+                path = layout.resolve(self.lake, layout.table_path(name))
+                DeltaTable(path).optimize.compact()
+
+    def _append(self, name: str, rows: pl.DataFrame, check: _Check | None = None) -> int:
+        with reporting(self.lake):
+            if name not in self._appenders:
+                self._appenders[name] = _Appender(self._table(name))
+            return self._appenders[name].append(rows, check)
+
+
+# ----- Appending
+
+_Check = Callable[[pl.DataFrame, pl.LazyFrame, DeltaTable], pl.DataFrame]
+
+
+class _Appender:
+    """Appends to a table, each time on top of a version of which it knows every row.
+
+    Parameters
+    ----------
+    known : DeltaTable
+        The version that the caller has based its rows on.
+    """
+
+    def __init__(self, known: DeltaTable) -> None:
+        self._table = DeltaTable(known.table_uri)
+        self._files = set(known.file_uris())
+        newest = pl.scan_delta(known).select(pl.col("sequence").max()).collect().item()
+        self._sequence = newest or 0
+
+    def append(self, rows: pl.DataFrame, check: _Check | None = None) -> int:
+        """Commit ``rows``, less those that ``check`` drops; return how many there were."""
+        for _ in range(_ATTEMPTS):
+            self._table.update_incremental()
+            unknown = set(self._table.file_uris()) - self._files
+            if unknown:
+                others = pl.scan_parquet(sorted(unknown), glob=False)
+                newest = others.select(pl.col("sequence").max()).collect().item()
+                self._sequence = max(self._sequence, newest or 0)
+                if check is not None:
+                    rows = check(rows, others, self._table)
+            if rows.is_empty():
+                return 0
+            first = max(time.time_ns(), self._sequence + 1)
+            try:
+                write_deltalake(
+                    self._table,
+                    rows.with_columns(sequence=first + pl.int_range(len(rows))),
+                    mode="append",
+                    commit_properties=CommitProperties(max_commit_retries=0),
+                )
+            except CommitFailedError:
+                continue
+            self._files = set(self._table.file_uris())
+            self._sequence = first + len(rows) - 1
+            return len(rows)
+        raise LakeError(
+            f"{_ATTEMPTS} times another process committed to {self._table.table_uri} first; "
+            "run fewer at once"
+        )
+
+
+def _without_taken(rows: pl.DataFrame, others: pl.LazyFrame, table: DeltaTable) -> pl.DataFrame:
+    """Drop structures whose place or identity another writer's row has, if that row holds."""
+    for identity in (_PLACE, ["structure_id"]):
+        new = rows.filter(pl.col("retires").is_null()).lazy().select(identity)
+        if others.join(new, on=identity, how="semi").select(pl.len()).collect().item():
+            log = pl.scan_delta(table)
+            live = _live(log.join(new, on=identity, how="semi"), _retired(log))
+            taken = _live(live.with_columns(retires=None), rows.select("retires").drop_nulls())
+            kept = rows.lazy().join(taken, on=identity, how="anti")
+            ended = rows.filter(pl.col("retires").is_not_null())
+            rows = pl.concat([kept.filter(pl.col("retires").is_null()).collect(), ended])
+    return rows
+
+
+# ----- What rows say
+
+
+def _live(log: pl.LazyFrame, retired: pl.DataFrame) -> pl.LazyFrame:
+    live = log.filter(pl.col("retires").is_null()).drop("retires")
+    if retired.is_empty():
+        return live
+    return live.join(retired.lazy(), left_on="sequence", right_on="retires", how="anti")
+
+
+def _retired(log: pl.LazyFrame) -> pl.DataFrame:
+    return log.select(pl.col("retires").drop_nulls()).collect()
+
+
+def _pick(table: pl.LazyFrame, columns: Sequence[str] | None) -> pl.LazyFrame:
+    return table if columns is None else table.select(columns)
+
+
+def _conform(name: str, rows: pl.DataFrame) -> pl.DataFrame:
+    """Bring rows into the schema of a table; what is missing is null."""
+    schema = TABLES[name]
+    unknown = sorted(set(rows.columns) - set(schema))
+    if unknown:
+        raise ValueError(f"the table {name} has no columns {unknown}; it has {list(schema)}")
+    return rows.select(
+        (pl.col(column) if column in rows.columns else pl.lit(None, dtype))
+        .cast(dtype)
+        .alias(column)
+        for column, dtype in schema.items()
+    )
+
+
+@contextmanager
+def reporting(lake: Path | str) -> Iterator[None]:
+    """Turn whatever goes wrong with the tables into a LakeError."""
+    try:
+        yield
+    except (DeltaError, OSError, pl.exceptions.PolarsError) as error:
+        raise LakeError(
+            f"the catalogue of {lake} cannot be used ({type(error).__name__}: {error})"
+        ) from error

@@ -2,56 +2,125 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 import xarray as xr
 
-from atomlake.lake.catalogue import Catalogue
+from atomlake.errors import LakeError
+from atomlake.lake import layout, views
+from atomlake.lake.catalogue import Catalogue, create_tables, reporting
+from atomlake.lake.parts import read_descriptor
 
 
 class Lake:
-    """One state of a lake: it never changes while it is held.
+    """One state of a lake: it does not change while it is held, whoever writes meanwhile.
+
+    Structures come in the order in which they were published: what is added later comes after
+    what is there. Datasets are lazy: they read what is asked for, when it is asked for.
 
     Attributes
     ----------
     path : Path
         Where it is.
-    version : str
-        Which state this is; :meth:`open` takes it as ``as_of``.
     catalogue : Catalogue
         Its tables, as polars frames.
     """
 
-    path: Path
-    version: str
-    catalogue: Catalogue
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.path = catalogue.lake
+        self.catalogue = catalogue
 
     @classmethod
     def create(cls, path: Path | str) -> Lake:
-        """Make an empty lake, or open the one that is there; refuse what cannot be written."""
-        raise NotImplementedError
+        """Make an empty lake, or open the one that is there.
+
+        Raises
+        ------
+        LakeError
+            If the folder holds something else, cannot be written, or has a newer format.
+        """
+        layout.create_marker(path)
+        layout.check_marker(path)
+        create_tables(path)
+        return cls.open(path)
 
     @classmethod
     def open(cls, path: Path | str, as_of: str | datetime | None = None) -> Lake:
-        """Open a lake, as it is now or as it was."""
-        raise NotImplementedError
+        """Open a lake as it is, or as it was.
+
+        Parameters
+        ----------
+        path : Path or str
+            The lake.
+        as_of : str or datetime, optional
+            A :attr:`version`, or a time as ISO text or datetime; UTC if it has no zone.
+
+        Raises
+        ------
+        LakeError
+            If there is no lake of a known format, or no such version of it.
+        """
+        layout.check_marker(path)
+        return cls(Catalogue.open(path, as_of))
 
     def refresh(self) -> Lake:
         """Return the newest state."""
-        raise NotImplementedError
+        return type(self).open(self.path)
+
+    @property
+    def version(self) -> str:
+        """Which state this is; :meth:`open` takes it as ``as_of``."""
+        return self.catalogue.version
+
+    def __repr__(self) -> str:
+        return f"<Lake {self.path} version {self.version}>"
+
+    # ----- Arrays
 
     def structures(
         self, *, source: str | None = None, location: str | None = None, key: str | None = None
     ) -> xr.Dataset:
-        """Structures, lazily."""
-        raise NotImplementedError
+        """Return structures with their labels.
+
+        Parameters
+        ----------
+        source, location, key : str, optional
+            Only structures of this source, of this file of it, of this name in its file.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``positions`` and ``forces`` per ``atom``; ``cells``, ``pbc``, ``energy`` and ``stress``
+            per ``structure``; atoms of structure ``s`` are
+            ``structure_offsets[s]:structure_offsets[s + 1]``. NaN where a label is absent.
+
+        Raises
+        ------
+        LakeError
+            If a source, location or key is given and there is nothing under it.
+        """
+        return views.structures_view(self.catalogue, self._live(source, location, key))
 
     def structure(self, source: str, key: str, location: str | None = None) -> xr.Dataset:
-        """One structure."""
-        raise NotImplementedError
+        """Return one structure.
+
+        Raises
+        ------
+        LakeError
+            If there is none, or one in each of several locations.
+        """
+        result = self.structures(source=source, location=location, key=key)
+        if result.sizes["structure"] > 1:
+            raise LakeError(
+                f"source {source!r} has a structure {key!r} in each of "
+                f"{sorted(result['location'].values.tolist())}; name one as location"
+            )
+        return result
 
     def features(
         self,
@@ -61,8 +130,32 @@ class Lake:
         location: str | None = None,
         key: str | None = None,
     ) -> xr.Dataset:
-        """Features of a descriptor (its kind or its id), lazily."""
-        raise NotImplementedError
+        """Return the features of a descriptor.
+
+        Parameters
+        ----------
+        name : str
+            Its kind or its descriptor_id.
+        source, location, key : str, optional
+            As for :meth:`structures`.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``features`` per ``atom`` or per ``structure``, with the labels of every feature as
+            coordinates. Only structures that have them; ``n_structures_missing`` and
+            ``n_structures_set_aside`` in the attributes count the others.
+
+        Raises
+        ------
+        LakeError
+            If there is no such descriptor, or more than one of this kind.
+        """
+        descriptor_id, records = self._records(name)
+        newest = records.unique("part_id", keep="last", maintain_order=True)
+        labels = read_descriptor(self.path, descriptor_id)
+        live = self._live(source, location, key)
+        return views.features_view(self.catalogue, live, newest, labels)
 
     def gradients(
         self,
@@ -73,21 +166,173 @@ class Lake:
         location: str | None = None,
         key: str | None = None,
     ) -> xr.Dataset:
-        """Gradients of a descriptor, lazily."""
-        raise NotImplementedError
+        """Return the gradients of a descriptor.
+
+        Parameters
+        ----------
+        name : str
+            Its kind or its descriptor_id.
+        form : {"pairs", "summed"}, optional
+            Form of the gradients with respect to positions; what was published last if not given.
+        source, location, key : str, optional
+            As for :meth:`structures`.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``gradient_positions``, ``gradient_strain`` or both. In pairs form
+            ``neighbour_index`` counts the atoms of this dataset.
+
+        Raises
+        ------
+        LakeError
+            If there is no such descriptor, more than one of this kind, or none with gradients.
+        """
+        descriptor_id, records = self._records(name)
+        is_wanted = pl.col("strain") | (pl.col("gradients") != "none")
+        if form is not None:
+            is_wanted = pl.col("gradients") == form
+        records = records.filter(is_wanted)
+        if records.is_empty():
+            raise LakeError(
+                f"{self.path} holds no {form or ''} gradients of {descriptor_id}: "
+                "ask for them in the recipe"
+            )
+        newest = records.row(-1, named=True)
+        records = records.filter(
+            pl.col("gradients") == newest["gradients"], pl.col("strain") == newest["strain"]
+        )
+        labels = read_descriptor(self.path, descriptor_id)
+        live = self._live(source, location, key)
+        return views.gradients_view(self.catalogue, live, records, labels)
+
+    # ----- Tables
 
     def descriptors(self) -> pl.DataFrame:
-        """One row per descriptor: what it is and how much of it there is."""
-        raise NotImplementedError
+        """One row per descriptor and form of gradients: how much of it there is."""
+        return self._features.group_by(
+            "descriptor_id", "kind", "gradients", "strain", maintain_order=True
+        ).agg(
+            n_parts=pl.len(),
+            n_structures=pl.col("n_structures").sum(),
+            n_rows=pl.col("n_rows").sum(),
+            n_set_aside=pl.col("set_aside").list.len().sum(),
+            nbytes=pl.col("nbytes").sum(),
+            seconds=pl.col("seconds").sum(),
+        )
 
     def descriptor(self, name: str) -> xr.Dataset:
-        """Labels and parameters of a descriptor."""
-        raise NotImplementedError
+        """Return labels and parameters of a descriptor, given its kind or its id.
+
+        Raises
+        ------
+        LakeError
+            If there is no such descriptor, or more than one of this kind.
+        """
+        return read_descriptor(self.path, self._records(name)[0])
 
     def rejected(self) -> pl.DataFrame:
-        """What was set aside, with the reason: structures, and structures per descriptor."""
-        raise NotImplementedError
+        """What was set aside and why.
+
+        One row per structure that no descriptor can describe (``descriptor_id`` is null), and
+        per structure and descriptor that cannot describe it: ``source``, ``location``, ``key``,
+        ``structure_id``, ``descriptor_id``, ``code``, ``reason``, ``run_id``.
+        """
+        columns = [
+            "source",
+            "location",
+            "key",
+            "structure_id",
+            "descriptor_id",
+            "code",
+            "reason",
+            "run_id",
+        ]
+        with reporting(self.path):
+            structures = self.catalogue.structures().sort("sequence")
+            whole = structures.filter(pl.col("status") == "set_aside").with_columns(
+                descriptor_id=pl.lit(None, pl.String)
+            )
+            some = (
+                self._features.unique(
+                    ["descriptor_id", "part_id"], keep="last", maintain_order=True
+                )
+                .select("descriptor_id", "part_id", "set_aside", "run_id")
+                .lazy()
+                .explode("set_aside")
+                .drop_nulls("set_aside")
+                .unnest("set_aside")
+                .join(
+                    structures.select(
+                        "source", "location", "key", "structure_id", "part_id", "row"
+                    ),
+                    on=["part_id", "row"],
+                )
+            )
+            return pl.concat([whole.select(columns), some.select(columns)]).collect()
 
     def runs(self) -> pl.DataFrame:
-        """Runs, the oldest first."""
-        raise NotImplementedError
+        """Runs, the newest last; ``recipe``, ``versions`` and ``counts`` are YAML or JSON text."""
+        with reporting(self.path):
+            return self.catalogue.runs().collect()
+
+    # ----- What the methods above share
+
+    @cached_property
+    def _features(self) -> pl.DataFrame:
+        with reporting(self.path):
+            return self.catalogue.features().drop("files").collect()
+
+    @cached_property
+    def _everything(self) -> pl.DataFrame:
+        with reporting(self.path):
+            return views.live_structures(self.catalogue, None, None, None)
+
+    def _live(self, source: str | None, location: str | None, key: str | None) -> pl.DataFrame:
+        if source is None and location is None and key is None:
+            return self._everything
+        with reporting(self.path):
+            live = views.live_structures(self.catalogue, source, location, key)
+        if live.is_empty():
+            self._explain_absence(source, location, key)
+        return live
+
+    def _explain_absence(self, source: str | None, location: str | None, key: str | None) -> None:
+        asked = {"source": source, "location": location, "key": key}
+        asked = {name: value for name, value in asked.items() if value is not None}
+        text = ", ".join(f"{name} {value!r}" for name, value in asked.items())
+        rejected = self.rejected().filter(
+            pl.col("descriptor_id").is_null(), *(pl.col(k) == v for k, v in asked.items())
+        )
+        if len(rejected):
+            raise LakeError(f"{text} was set aside: {rejected['reason'][0]}")
+        with reporting(self.path):
+            sources = self.catalogue.structures(["source"]).unique().collect()["source"]
+        raise LakeError(
+            f"{self.path} holds no structure of {text}; its sources are {sorted(sources)}"
+        )
+
+    def _records(self, name: str) -> tuple[str, pl.DataFrame]:
+        """Return the descriptor_id that is meant and its rows of the features table."""
+        found = self._features.filter((pl.col("descriptor_id") == name) | (pl.col("kind") == name))
+        ids = found["descriptor_id"].unique(maintain_order=True).to_list()
+        if name in ids:
+            return name, found.filter(pl.col("descriptor_id") == name)
+        if len(ids) == 1:
+            return ids[0], found
+        if ids:
+            raise LakeError(
+                f"{self.path} holds {len(ids)} descriptors of kind {name!r}; name one by its id: "
+                + "; ".join(f"{i} with {json.dumps(p)}" for i, p in self._differences(ids).items())
+            )
+        known = self._features["descriptor_id"].unique(maintain_order=True).to_list()
+        raise LakeError(f"{self.path} holds no features of {name!r}; it holds {known}")
+
+    def _differences(self, ids: list[str]) -> dict[str, dict[str, Any]]:
+        """Parameters in which descriptors differ."""
+        parameters = {i: json.loads(read_descriptor(self.path, i).attrs["parameters"]) for i in ids}
+        names = sorted({name for p in parameters.values() for name in p})
+        differing = [
+            n for n in names if len({json.dumps(p.get(n)) for p in parameters.values()}) > 1
+        ]
+        return {i: {n: p.get(n) for n in differing} for i, p in parameters.items()}

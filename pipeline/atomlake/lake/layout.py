@@ -75,6 +75,11 @@ def resolve(lake: Path | str, relative: str) -> Path:
     return Path(lake, *path.parts)
 
 
+def is_lake(path: Path | str) -> bool:
+    """Whether a folder is a lake, of whatever format."""
+    return Path(path, MARKER).exists()
+
+
 def create_marker(lake: Path | str) -> None:
     """Make a folder a lake, or do nothing if it is one.
 
@@ -141,17 +146,26 @@ def check_marker(lake: Path | str) -> None:
         )
 
 
-def write_new(path: Path, content: bytes) -> bool:
-    """Write a file that appears whole or not at all; False if it was already there."""
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    temporary.write_bytes(content)
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all; leave the one that is there."""
+    temporary = _temporary(path, content)
     try:
         os.link(temporary, path)
     except FileExistsError:
-        return False
+        pass
     finally:
         temporary.unlink()
-    return True
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all, in place of what is there."""
+    os.replace(_temporary(path, content), path)
+
+
+def _temporary(path: Path, content: bytes) -> Path:
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    temporary.write_bytes(content)
+    return temporary
 
 
 def files(lake: Path | str, relative: str) -> Iterator[tuple[str, os.stat_result]]:

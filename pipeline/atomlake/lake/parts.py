@@ -1,27 +1,52 @@
-"""Parts: zarr groups that are written once, by one task, and read ever after."""
+"""Parts: structures, their features and gradients, written once, by one task, and read ever after.
+
+What a task writes means nothing until the record that it returns is published.
+"""
 
 from __future__ import annotations
 
+import re
+import shutil
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from atomlake.descriptors.base import Descriptor, Gradients, Rows
-from atomlake.errors import SetAside
+from atomlake.errors import LakeError, SetAside
+from atomlake.lake import layout
+from atomlake.lake.groups import (
+    FEATURE_CHUNKS,
+    GRADIENT_CHUNKS,
+    Array,
+    GroupWriter,
+    ShardedArray,
+    StoredFile,
+    array_dims,
+    group_attributes,
+    open_array,
+    read,
+    writing,
+)
 from atomlake.neighbours import Neighbours
-from atomlake.structures import Structures
+from atomlake.structures import LABELS, Structures
+from atomlake.variables import PAIR_VARIABLES, STRUCTURE_VARIABLES, Variable, feature_variables
+
+_PLAIN = ("numbers", "positions", "cells", "pbc", "structure_offsets")
+_LABEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
-class StoredFile(NamedTuple):
-    """One file of a zarr group: its path inside the group, its size and its CRC-32C."""
+class Label(NamedTuple):
+    """A label that a part holds: one value of ``shape`` per ``atom`` or per ``structure``."""
 
     name: str
-    nbytes: int
-    crc32c: int
+    per: str
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -32,6 +57,7 @@ class PartRecord:
     path: str
     n_structures: int
     n_atoms: int
+    labels: tuple[Label, ...]
     files: tuple[StoredFile, ...]
 
     @property
@@ -48,11 +74,13 @@ class FeaturesRecord:
     ----------
     rows : tuple of int or None
         Rows of the part that have features; None for all of them.
-    structure_n_atoms, structure_n_pairs : tuple of int
-        Counts of each structure that has features, where the layout depends on them:
-        atoms if ``rows`` is not None, pairs if gradients are stored per pair; else empty.
+    structure_n_atoms, structure_n_pairs : tuple of int or None
+        Counts of each structure that has features, where readers need them to find a
+        structure: atoms if ``rows`` is not None, pairs if gradients are stored per pair.
     set_aside : mapping of int to SetAside
         Rows of the part that the descriptor cannot describe.
+    max_neighbours : int or None
+        Limit above which structures were set aside.
     seconds : float
         Time that computing and writing took.
     versions : mapping of str to str
@@ -69,10 +97,11 @@ class FeaturesRecord:
     n_rows: int
     n_pairs: int
     rows: tuple[int, ...] | None
-    structure_n_atoms: tuple[int, ...]
-    structure_n_pairs: tuple[int, ...]
+    structure_n_atoms: tuple[int, ...] | None
+    structure_n_pairs: tuple[int, ...] | None
     files: tuple[StoredFile, ...]
     set_aside: Mapping[int, SetAside]
+    max_neighbours: int | None
     seconds: float
     versions: Mapping[str, str]
 
@@ -82,21 +111,107 @@ class FeaturesRecord:
         return sum(file.nbytes for file in self.files)
 
 
+# ----- Structures
+
+
+def check_label_name(name: str) -> None:
+    """Refuse a label that cannot be the name of an array.
+
+    Raises
+    ------
+    LakeError
+        If the name is taken or has characters other than letters, digits, ``_`` and ``-``.
+    """
+    taken = set(_PLAIN) | {
+        "structure_id",
+        "structure_index",
+        "source",
+        "location",
+        "key",
+        "formula",
+    }
+    if not _LABEL_NAME.fullmatch(name) or name in taken:
+        raise LakeError(
+            f"a label cannot be called {name!r}: names of labels start with a letter, go on with "
+            f"letters, digits, '_' and '-', and are none of {sorted(taken)}"
+        )
+
+
 def write_structures(lake: Path | str, part_id: str, structures: Structures) -> PartRecord:
-    """Write the structures of a part; nobody sees them until the record is published."""
-    raise NotImplementedError
+    """Write the structures of a part; nobody sees them until the record is published.
+
+    Parameters
+    ----------
+    lake : Path or str
+        The lake.
+    part_id : str
+        A fresh ``uuid.uuid4().hex``.
+    structures : Structures
+        At least one structure.
+
+    Raises
+    ------
+    LakeError
+        If the lake cannot be written, or a label cannot be stored under its name.
+    """
+    path = layout.structures_path(part_id)
+    labels: list[Label] = []
+    with writing(lake, path):
+        group = GroupWriter(
+            layout.resolve(lake, path),
+            {"title": "structures", "part_id": part_id, "format_version": layout.FORMAT_VERSION},
+        )
+        for name in _PLAIN:
+            group.write(name, STRUCTURE_VARIABLES[name], getattr(structures, name))
+        for per, values in (
+            ("structure", structures.structure_labels),
+            ("atom", structures.atom_labels),
+        ):
+            for name, value in sorted(values.items()):
+                check_label_name(name)
+                label = Label(name, per, value.shape[1:])
+                group.write(name, label_variable(label), value)
+                labels.append(label)
+        files = group.close()
+    return PartRecord(
+        part_id, path, structures.n_structures, structures.n_atoms, tuple(labels), files
+    )
+
+
+def label_variable(label: Label) -> Variable:
+    """Say what the array of a label is."""
+    if label.name in LABELS:
+        return STRUCTURE_VARIABLES[label.name]
+    axes = tuple(f"{label.name}_axis{i}" for i in range(len(label.shape)))
+    return Variable((label.per, *axes), "float64", "", label.name)
 
 
 def read_structures(
     lake: Path | str, part_id: str, rows: Sequence[int] | NDArray[np.int64] | None = None
 ) -> Structures:
-    """Read the structures of a part, or those at ``rows``, in that order."""
-    raise NotImplementedError
+    """Read the structures of a part, or those at ``rows``, in that order.
+
+    Raises
+    ------
+    LakeError
+        If the part is not there or damaged.
+    """
+    root = layout.resolve(lake, layout.structures_path(part_id))
+    values: dict[str, Array] = {}
+    labels: dict[str, dict[str, Array]] = {"structure": {}, "atom": {}}
+    for name, dims in array_dims(root).items():
+        value = read(open_array(root, name), ...)
+        if name in _PLAIN:
+            values[name] = value
+        else:
+            labels[dims[0]][name] = value
+    structures = Structures(
+        **values, structure_labels=labels["structure"], atom_labels=labels["atom"]
+    )
+    return structures if rows is None else structures.take(rows)
 
 
-def write_descriptor(lake: Path | str, descriptor: Descriptor) -> None:
-    """Write labels and parameters of a descriptor once; do nothing if they are there."""
-    raise NotImplementedError
+# ----- Features
 
 
 class FeatureWriter:
@@ -119,6 +234,11 @@ class FeatureWriter:
     rows : sequence of int, optional
         Rows of the part that ``structures`` are; all of them if not given.
 
+    Raises
+    ------
+    LakeError
+        If the lake cannot be written.
+
     Examples
     --------
     >>> writer = FeatureWriter(lake, part_id, soap, gradients, structures, neighbours)
@@ -139,18 +259,177 @@ class FeatureWriter:
         neighbours: Neighbours,
         rows: Sequence[int] | NDArray[np.int64] | None = None,
     ) -> None:
-        raise NotImplementedError
+        self.lake = lake
+        self.part_id = part_id
+        self.descriptor = descriptor
+        self.gradients = gradients
+        self.structures = structures
+        self.neighbours = neighbours
+        self.rows = None if rows is None else tuple(int(row) for row in rows)
+        self.path = layout.new_features_path(part_id, descriptor.descriptor_id)
+        is_equivariant = descriptor.n_components > 1
+        tail = (descriptor.n_components,) * is_equivariant + (descriptor.n_features,)
+        n = (
+            structures.n_structures
+            if descriptor.counts_structures(gradients)
+            else structures.n_atoms
+        )
+        shapes = descriptor.row_shapes(structures, neighbours, 0, n, gradients)
+        variables = feature_variables(descriptor.per, gradients.positions, is_equivariant)
+        with writing(lake, self.path):
+            self._group = GroupWriter(
+                layout.resolve(lake, self.path),
+                descriptor.attributes
+                | {"part_id": part_id, "format_version": layout.FORMAT_VERSION},
+            )
+            self._arrays = {
+                name: ShardedArray(
+                    self._group.create(
+                        name,
+                        variable,
+                        (*shape[:-1], *tail),
+                        descriptor.dtype,
+                        FEATURE_CHUNKS if name == "features" else GRADIENT_CHUNKS,
+                    )
+                )
+                for (name, variable), shape in zip(
+                    variables.items(), cast("tuple[tuple[int, ...], ...]", shapes), strict=True
+                )
+                if name == "features"
+                or (name == "gradient_positions" and gradients.positions != "none")
+                or (name == "gradient_strain" and gradients.strain)
+            }
 
     def append(self, rows: Rows) -> None:
         """Take the next block; its arrays may be reused as soon as this returns."""
-        raise NotImplementedError
+        with writing(self.lake, self.path):
+            for name, block in zip(Rows._fields, rows, strict=True):
+                if name in self._arrays:
+                    self._arrays[name].append(block)
 
     def close(
         self,
         *,
         seconds: float,
         set_aside: Mapping[int, SetAside] | None = None,
+        max_neighbours: int | None = None,
         versions: Mapping[str, str] | None = None,
     ) -> FeaturesRecord:
-        """Write what is left, and return what the catalogue must hold."""
-        raise NotImplementedError
+        """Write what is left, and return what the catalogue must hold.
+
+        Parameters
+        ----------
+        seconds : float
+            Time that computing and writing took.
+        set_aside : mapping of int to SetAside, optional
+            Rows of the part that the descriptor cannot describe.
+        max_neighbours : int, optional
+            Limit above which structures were set aside.
+        versions : mapping of str to str, optional
+            Software that made the features.
+
+        Raises
+        ------
+        LakeError
+            If rows are missing, or the lake cannot be written.
+        """
+        structures, neighbours = self.structures, self.neighbours
+        has_pairs = self.descriptor.per == "atom" and self.gradients.positions == "pairs"
+        with writing(self.lake, self.path):
+            for name, shards in self._arrays.items():
+                shards.finish(f"{name} of {self.path}")
+            self._group.write(
+                "structure_offsets",
+                STRUCTURE_VARIABLES["structure_offsets"],
+                structures.structure_offsets,
+            )
+            if has_pairs:
+                for name, variable in PAIR_VARIABLES.items():
+                    self._group.write(name, variable, getattr(neighbours, name))
+            files = self._group.close()
+        counts = structures.n_atoms_per_structure
+        pairs = np.diff(neighbours.pair_offsets[structures.structure_offsets])
+        return FeaturesRecord(
+            descriptor_id=self.descriptor.descriptor_id,
+            kind=self.descriptor.kind,
+            part_id=self.part_id,
+            path=self.path,
+            gradients=self.gradients.positions,
+            strain=self.gradients.strain,
+            n_structures=structures.n_structures,
+            n_rows=self._arrays["features"].array.shape[0],
+            n_pairs=neighbours.n_pairs if has_pairs else 0,
+            rows=self.rows,
+            structure_n_atoms=None if self.rows is None else tuple(counts.tolist()),
+            structure_n_pairs=tuple(pairs.tolist()) if has_pairs else None,
+            files=files,
+            set_aside=dict(set_aside or {}),
+            max_neighbours=max_neighbours,
+            seconds=seconds,
+            versions=dict(versions or {}),
+        )
+
+
+# ----- Descriptors
+
+
+def write_descriptor(lake: Path | str, descriptor: Descriptor) -> None:
+    """Write labels and parameters of a descriptor once; do nothing if they are there.
+
+    Raises
+    ------
+    LakeError
+        If the lake cannot be written.
+    """
+    path = layout.descriptor_path(descriptor.descriptor_id)
+    root = layout.resolve(lake, path)
+    if (root / "zarr.json").exists():
+        return
+    labels = descriptor.labels()
+    temporary = root.with_name(f".{root.name}-{uuid.uuid4().hex[:8]}")
+    with writing(lake, path):
+        group = GroupWriter(
+            temporary,
+            descriptor.attributes
+            | {
+                "format_version": layout.FORMAT_VERSION,
+                "per": descriptor.per,
+                "dtype": descriptor.dtype,
+                "n_features": descriptor.n_features,
+                "n_components": descriptor.n_components,
+                "species": list(descriptor.species or ()),
+            },
+        )
+        for name, label in labels.variables.items():
+            dims = tuple(str(dim) for dim in label.dims)
+            group.write(
+                str(name),
+                Variable(dims, "", label.attrs.get("units", ""), label.attrs.get("long_name", "")),
+                label.values,
+            )
+        group.close()
+        try:
+            temporary.rename(root)
+        except OSError:
+            shutil.rmtree(temporary)
+            if not root.exists():
+                raise
+
+
+def read_descriptor(lake: Path | str, descriptor_id: str) -> xr.Dataset:
+    """Read labels and parameters of a descriptor.
+
+    Raises
+    ------
+    LakeError
+        If they are not there or damaged.
+    """
+    root = layout.resolve(lake, layout.descriptor_path(descriptor_id))
+    labels = {}
+    for name, dims in array_dims(root).items():
+        array = open_array(root, name)
+        values = read(array, ...)
+        if values.dtype.kind == "T":
+            values = values.astype(object)
+        labels[name] = (dims, values, dict(array.attrs))
+    return xr.Dataset(coords=labels, attrs=group_attributes(root))

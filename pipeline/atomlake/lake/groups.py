@@ -1,0 +1,271 @@
+"""Zarr groups that are written once and open by themselves with :func:`xarray.open_zarr`.
+
+Arrays are cut along their first axis only. A chunk, the least that can be read, holds whole
+rows, a power of two of them. A shard is one file of many chunks; only whole shards are ever
+written. Every chunk carries a CRC-32C, and every chunk is written, so that what is missing or
+damaged raises on reading and never reads as a fill value.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.buffer import Buffer
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.storage import LocalStore, WrapperStore
+
+from atomlake.errors import LakeError
+from atomlake.lake import layout
+from atomlake.variables import Variable
+
+Array = NDArray[Any]
+
+
+class Chunking(NamedTuple):
+    """How an array is cut along its first axis: about ``nbytes`` raw per chunk, in whole rows."""
+
+    nbytes: int
+    least_rows: int
+    most_rows: int
+
+
+#: Features: a training job that reads single structures wants small chunks, a scan large ones.
+FEATURE_CHUNKS = Chunking(2**18, 8, 2**10)
+#: Gradients: the rows of one structure are read together, and are many.
+GRADIENT_CHUNKS = Chunking(2**20, 1, 2**10)
+#: Everything with a few numbers per row.
+PLAIN_CHUNKS = Chunking(2**18, 8, 2**16)
+#: Raw bytes of a shard; a writer holds one shard of each array, and as much while encoding it.
+SHARD_NBYTES = 2**26
+
+
+class StoredFile(NamedTuple):
+    """One file of a zarr group: its path inside the group, its size and its CRC-32.
+
+    The checksum is another polynomial than that of the chunks: the CRC-32C of data that end
+    in their own CRC-32C is the same for all data.
+    """
+
+    name: str
+    nbytes: int
+    crc32: int
+
+
+# ----- Reading
+
+
+def group_attributes(root: Path) -> dict[str, Any]:
+    """Attributes of a group."""
+    return cast("dict[str, Any]", _group_document(root)["attributes"])
+
+
+def array_dims(root: Path) -> dict[str, tuple[str, ...]]:
+    """Names of the arrays of a group and their dimensions."""
+    metadata = _group_document(root)["consolidated_metadata"]["metadata"]
+    return {name: tuple(array["dimension_names"]) for name, array in metadata.items()}
+
+
+def open_array(root: Path, name: str) -> zarr.Array[Any]:
+    """Open one array of a group; reading a file that is missing from it raises."""
+    with reading(f"{root}/{name}"):
+        return zarr.open_array(
+            LocalStore(root, read_only=True),
+            path=name,
+            mode="r",
+            config={"read_missing_chunks": False},
+        )
+
+
+def read(array: zarr.Array[Any], selection: Any) -> Array:
+    """Read a selection of an array; with arrays of indices, one axis at a time.
+
+    Raises
+    ------
+    LakeError
+        If anything that the selection needs is missing or damaged.
+    """
+    with reading(f"{array.store_path}"):
+        if isinstance(selection, tuple) and any(isinstance(s, np.ndarray) for s in selection):
+            return np.asarray(array.oindex[selection])
+        return np.asarray(array[selection])
+
+
+def _group_document(root: Path) -> dict[str, Any]:
+    with reading(str(root)):
+        return cast("dict[str, Any]", json.loads((root / "zarr.json").read_bytes()))
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn whatever goes wrong while reading stored bytes into a LakeError."""
+    try:
+        yield
+    except (LakeError, MemoryError):
+        raise
+    except Exception as error:
+        raise LakeError(
+            f"{what} is missing or damaged ({type(error).__name__}: {error}); "
+            "'atomlake verify' says what else is"
+        ) from error
+
+
+@contextmanager
+def writing(lake: Path | str, path: str) -> Iterator[None]:
+    """Turn a refusal of the file system into a LakeError."""
+    try:
+        yield
+    except OSError as error:
+        raise LakeError(
+            f"{path} cannot be written to {lake} ({error}); make room or get permission, "
+            "and run the recipe again: what was published stays"
+        ) from error
+
+
+# ----- Writing
+
+
+class _RecordingStore(WrapperStore[LocalStore]):
+    """Notes size and checksum of every file that goes through it, and keeps metadata."""
+
+    def __init__(self, store: LocalStore) -> None:
+        super().__init__(store)
+        self.files: dict[str, StoredFile] = {}
+        self.documents: dict[str, bytes] = {}
+
+    async def set(self, key: str, value: Buffer) -> None:
+        content = value.as_numpy_array()
+        await self._store.set(key, value)
+        self.files[key] = StoredFile(key, len(content), zlib.crc32(content))
+        if key.endswith("zarr.json"):
+            self.documents[key] = value.to_bytes()
+
+
+class GroupWriter:
+    """Writes one zarr group; it does not open before it is closed."""
+
+    def __init__(self, root: Path, attributes: Mapping[str, Any]) -> None:
+        self._root = root
+        self._attributes = dict(attributes)
+        self._store = _RecordingStore(LocalStore(root))
+        self._names: list[str] = []
+
+    def create(
+        self,
+        name: str,
+        variable: Variable,
+        shape: tuple[int, ...],
+        dtype: Any,
+        chunking: Chunking = PLAIN_CHUNKS,
+    ) -> zarr.Array[Any]:
+        """Create an array of its final shape."""
+        dtype = np.dtype(dtype)
+        chunk, shard = chunk_and_shard(shape, dtype.itemsize, chunking)
+        self._names.append(name)
+        return zarr.create_array(
+            self._store,
+            name=name,
+            shape=shape,
+            dtype=dtype,
+            chunks=(chunk, *(max(1, n) for n in shape[1:])),
+            shards=None if shard == chunk else (shard, *(max(1, n) for n in shape[1:])),
+            compressors=(BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec()),
+            fill_value=np.nan if dtype.kind == "f" else None,
+            dimension_names=variable.dims,
+            attributes={k: v for k, v in variable.attributes.items() if v},
+            config={"write_empty_chunks": True},
+        )
+
+    def write(self, name: str, variable: Variable, values: Array) -> None:
+        """Create an array and fill it."""
+        values = np.asarray(values)
+        if values.dtype.kind in "OU":
+            values = values.astype(np.dtypes.StringDType())
+        array = self.create(name, variable, values.shape, values.dtype)
+        if len(values):
+            array[...] = values
+
+    def close(self) -> tuple[StoredFile, ...]:
+        """Write the group's own metadata, with that of all arrays, and list the files."""
+        metadata = {
+            name: json.loads(self._store.documents[f"{name}/zarr.json"]) for name in self._names
+        }
+        document = {
+            "zarr_format": 3,
+            "node_type": "group",
+            "attributes": self._attributes,
+            "consolidated_metadata": {
+                "kind": "inline",
+                "must_understand": False,
+                "metadata": metadata,
+            },
+        }
+        content = json.dumps(document, indent=2).encode()
+        layout.write_whole(self._root / "zarr.json", content)
+        self._store.files["zarr.json"] = StoredFile("zarr.json", len(content), zlib.crc32(content))
+        return tuple(file for _, file in sorted(self._store.files.items()))
+
+
+class ShardedArray:
+    """Gathers rows until a shard is whole, then writes it."""
+
+    def __init__(self, array: zarr.Array[Any]) -> None:
+        self.array = array
+        self._shard = (array.shards or array.chunks)[0]
+        self._held = np.empty((min(self._shard, array.shape[0]), *array.shape[1:]), array.dtype)
+        self._n_held = 0
+        self._n_written = 0
+
+    def append(self, block: Array) -> None:
+        """Add rows, with the trailing axes in any shape."""
+        block = block.reshape(len(block), *self.array.shape[1:])
+        while len(block):
+            if self._n_held == 0 and len(block) >= self._shard:
+                self._write(block[: self._shard])
+                block = block[self._shard :]
+                continue
+            n = min(self._shard - self._n_held, len(block))
+            self._held[self._n_held : self._n_held + n] = block[:n]
+            self._n_held += n
+            block = block[n:]
+            if self._n_held == self._shard:
+                self._write(self._held)
+                self._n_held = 0
+
+    def finish(self, what: str) -> None:
+        """Write the last shard; refuse an array with rows that never came."""
+        if self._n_held:
+            self._write(self._held[: self._n_held])
+        if self._n_written != self.array.shape[0]:
+            raise LakeError(
+                f"{what} must have {self.array.shape[0]} rows, and {self._n_written} came: "
+                "the descriptor's blocks do not cover its rows"
+            )
+
+    def _write(self, rows: Array) -> None:
+        self.array[self._n_written : self._n_written + len(rows)] = rows
+        self._n_written += len(rows)
+
+
+def chunk_and_shard(shape: tuple[int, ...], itemsize: int, chunking: Chunking) -> tuple[int, int]:
+    """Rows of a chunk and of a shard.
+
+    Shards have equal numbers of chunks, except that the last may have fewer. An array that
+    fits in a chunk is one file without an inner index.
+    """
+    n_rows = max(1, shape[0])
+    row_nbytes = max(1, itemsize * int(np.prod(shape[1:])))
+    exponent = max(0, int(np.log2(chunking.nbytes / row_nbytes)))
+    chunk = min(max(2**exponent, chunking.least_rows), chunking.most_rows)
+    if n_rows <= chunk:
+        return n_rows, n_rows
+    n_shards = -(-n_rows * row_nbytes // SHARD_NBYTES)
+    n_chunks = -(-n_rows // (n_shards * chunk))
+    return chunk, chunk * n_chunks

@@ -1,0 +1,409 @@
+"""The datasets that readers of a lake get, put together from the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import xarray as xr
+from numpy.typing import NDArray
+
+from atomlake.errors import LakeError
+from atomlake.lake import groups
+from atomlake.lake.arrays import Axis, CatalogueColumn, PartsArray, StructureIndex, lazy
+from atomlake.lake.catalogue import Catalogue
+from atomlake.lake.groups import Chunking
+from atomlake.lake.parts import Label, label_variable
+from atomlake.variables import PAIR_VARIABLES, STRUCTURE_VARIABLES, Variable, feature_variables
+
+Integers = NDArray[np.int64]
+#: Columns of the structures table that name a structure.
+_NAMES = {
+    "structure_id": "identity of the structure in the lake",
+    "source": "source of the structure",
+    "location": "file or database that it was read from",
+    "key": "name within its location",
+    "formula": "chemical formula",
+}
+
+
+def live_structures(
+    catalogue: Catalogue, source: str | None, location: str | None, key: str | None
+) -> pl.DataFrame:
+    """Return where each visible structure is, in the order in which they were published.
+
+    Columns ``sequence``, ``part_id``, ``row``, ``first_atom``, ``n_atoms``.
+    """
+    table = catalogue.structures(source=source).filter(pl.col("status") == "ok")
+    if location is not None:
+        table = table.filter(pl.col("location") == location)
+    if key is not None:
+        table = table.filter(pl.col("key") == key)
+    columns = ["sequence", "part_id", "row", "first_atom", "n_atoms"]
+    return table.select(columns).sort("sequence").collect()
+
+
+def structures_view(catalogue: Catalogue, live: pl.DataFrame) -> xr.Dataset:
+    """Return structures and their labels."""
+    placed, parts = _placed(catalogue, live)
+    part, row, first_atom, n_atoms = _columns(placed, "part", "row", "first_atom", "n_atoms")
+    axes = {
+        "structure": Axis(part, row, np.ones_like(row)),
+        "atom": Axis(part, first_atom, n_atoms),
+    }
+    paths = parts["path"].to_list()
+    lengths = {"structure": parts["n_structures"], "atom": parts["n_atoms"]}
+    chunks = {
+        dim: _chunks(axes[dim], lengths[dim].to_numpy(), (3, 3), 8, groups.PLAIN_CHUNKS)
+        for dim in axes
+    }
+
+    def array(name: str, variable: Variable, tail: tuple[int, ...], where: Sequence[Any]) -> Any:
+        axis = axes[variable.dims[0]]
+        values = PartsArray(catalogue.lake, where, name, axis, tail, variable.dtype)
+        return lazy(values, variable.dims, variable.attributes, chunks)
+
+    variables = {
+        name: array(name, STRUCTURE_VARIABLES[name], tail, paths)
+        for name, tail in (("positions", (3,)), ("cells", (3, 3)), ("pbc", (3,)))
+    }
+    labels, left_out = _labels(parts)
+    for label, has in labels.items():
+        where = [path if h else None for path, h in zip(paths, has, strict=True)]
+        variables[label.name] = array(label.name, label_variable(label), label.shape, where)
+    numbers = array("numbers", STRUCTURE_VARIABLES["numbers"], (), paths)
+    coordinates = _structure_coordinates(catalogue, placed, chunks)
+    coordinates |= _atom_coordinates(numbers, n_atoms, chunks)
+    attributes: dict[str, Any] = {"title": "structures"} | _provenance(catalogue)
+    if left_out:
+        attributes["labels_left_out"] = left_out
+    return xr.Dataset(variables, coordinates | {"xyz": list("xyz")}, attributes)
+
+
+def features_view(
+    catalogue: Catalogue, live: pl.DataFrame, records: pl.DataFrame, labels: xr.Dataset
+) -> xr.Dataset:
+    """Return the features of a descriptor.
+
+    Parameters
+    ----------
+    catalogue : Catalogue
+        The catalogue.
+    live : DataFrame
+        What :func:`live_structures` returned.
+    records : DataFrame
+        Rows of the features table, one per part.
+    labels : Dataset
+        What :func:`atomlake.lake.parts.read_descriptor` returned.
+    """
+    view = _View(catalogue, live, records, labels, "none")
+    name = "features"
+    return view.dataset({name: view.variables[name]})
+
+
+def gradients_view(
+    catalogue: Catalogue, live: pl.DataFrame, records: pl.DataFrame, labels: xr.Dataset
+) -> xr.Dataset:
+    """Return the gradients of a descriptor; parameters as :func:`features_view`.
+
+    All ``records`` hold the same form of gradients.
+    """
+    form, strain = records.row(0, named=True)["gradients"], records.row(0, named=True)["strain"]
+    view = _View(catalogue, live, records, labels, form)
+    wanted = {}
+    if form != "none":
+        wanted["gradient_positions"] = view.variables["gradient_positions"]
+    if strain:
+        wanted["gradient_strain"] = view.variables["gradient_strain"]
+    dataset = view.dataset(wanted, has_pairs="pair" in view.axes)
+    return dataset.assign_attrs(gradients=form, strain=bool(strain))
+
+
+class _View:
+    """Features and gradients of one descriptor over the structures that have them."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        live: pl.DataFrame,
+        records: pl.DataFrame,
+        labels: xr.Dataset,
+        form: str,
+    ) -> None:
+        self.catalogue = catalogue
+        self.labels = labels
+        self.per = str(labels.attrs["per"])
+        self.form = form
+        self.records = records.with_row_index("file")
+        is_equivariant = labels.attrs["n_components"] > 1
+        self.tail = (labels.attrs["n_components"],) * is_equivariant + (labels.attrs["n_features"],)
+        self.variables = feature_variables(self.per, form, is_equivariant)
+        has_pairs = self.per == "atom" and form == "pairs"
+        self.covered = _covered(live, self.records, has_pairs)
+        self.live = live
+        file, at_structure, at_atom, n_atoms = _columns(
+            self.covered, "file", "at_structure", "at_atom", "n_atoms"
+        )
+        self.axes = {
+            "structure": Axis(file, at_structure, np.ones_like(file)),
+            "atom": Axis(file, at_atom, n_atoms),
+        }
+        if has_pairs:
+            at_pair, n_pairs = _columns(self.covered, "at_pair", "n_pairs")
+            self.axes["pair"] = Axis(file, at_pair, n_pairs)
+
+    def dataset(self, wanted: Mapping[str, Variable], has_pairs: bool = False) -> xr.Dataset:
+        """Put the dataset together."""
+        sizes = {"xyz": 3, "xyz2": 3, "centre_species": len(self.labels.attrs["species"]) or 1}
+        chunks: dict[str, tuple[int, ...]] = {}
+        shapes = {}
+        for name, variable in wanted.items():
+            dim, *inner = variable.dims
+            n_inner = len(inner) - len(self.tail)
+            shapes[name] = (*(sizes[d] for d in inner[:n_inner]), *self.tail)
+            chunking = groups.FEATURE_CHUNKS if name == "features" else groups.GRADIENT_CHUNKS
+            itemsize = np.dtype(self.labels.attrs["dtype"]).itemsize
+            chunks[dim] = _chunks(
+                self.axes[dim], self._lengths(dim), shapes[name], itemsize, chunking
+            )
+        paths = self.records["path"].to_list()
+        lake = self.catalogue.lake
+        arrays = {
+            name: lazy(
+                PartsArray(
+                    lake,
+                    paths,
+                    name,
+                    self.axes[variable.dims[0]],
+                    shapes[name],
+                    self.labels.attrs["dtype"],
+                ),
+                variable.dims,
+                variable.attributes,
+                chunks,
+            )
+            for name, variable in wanted.items()
+        }
+        if has_pairs:
+            arrays |= self._pair_arrays(paths, chunks)
+        coordinates: dict[str, Any] = {}
+        coordinates |= _structure_coordinates(self.catalogue, self.covered, chunks)
+        dims = {dim for variable in arrays.values() for dim in variable.dims}
+        if "atom" in dims or has_pairs:
+            coordinates |= self._atoms(chunks)
+        coordinates |= {dim: list("xyz") for dim in ("xyz", "xyz2") if dim in dims}
+        if "centre_species" in dims:
+            coordinates["centre_species"] = self.labels.attrs["species"] or ["any"]
+        coordinates |= {str(name): label for name, label in self.labels.variables.items()}
+        return xr.Dataset(arrays, coordinates, self._attributes())
+
+    def _lengths(self, dim: str) -> Integers:
+        """Rows that each part stores along a dimension; of atoms at least that many."""
+        if dim == "structure":
+            return self.records["n_structures"].to_numpy()
+        if dim == "pair":
+            return self.records["n_pairs"].to_numpy()
+        if self.per == "atom":
+            return self.records["n_rows"].to_numpy()
+        ends = np.zeros(len(self.records), dtype=np.int64)
+        file, at_atom, n_atoms = _columns(self.covered, "file", "at_atom", "n_atoms")
+        np.maximum.at(ends, file, at_atom + n_atoms)
+        return ends
+
+    def _atoms(self, chunks: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+        placed, parts = _placed(self.catalogue, self.covered)
+        part, first_atom, n_atoms = _columns(placed, "part", "first_atom", "n_atoms")
+        variable = STRUCTURE_VARIABLES["numbers"]
+        numbers = PartsArray(
+            self.catalogue.lake,
+            parts["path"].to_list(),
+            "numbers",
+            Axis(part, first_atom, n_atoms),
+            (),
+            variable.dtype,
+        )
+        values = lazy(numbers, variable.dims, variable.attributes, chunks)
+        return _atom_coordinates(values, n_atoms, chunks)
+
+    def _pair_arrays(
+        self, paths: Sequence[str], chunks: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, xr.Variable]:
+        """Pair arrays, with atoms and pairs counted over the view instead of the part."""
+        lake = self.catalogue.lake
+        file, at_atom, n_atoms, at_pair, n_pairs = _columns(
+            self.covered, "file", "at_atom", "n_atoms", "at_pair", "n_pairs"
+        )
+        atom_bounds, pair_bounds = _bounds(n_atoms), _bounds(n_pairs)
+        n_offsets = n_atoms.copy()
+        n_offsets[-1:] += 1
+        values = {
+            "pair_offsets": PartsArray(
+                lake,
+                paths,
+                "pair_offsets",
+                Axis(file, at_atom, n_offsets),
+                (),
+                np.int64,
+                _bounds(n_offsets),
+                pair_bounds[:-1] - at_pair,
+            ),
+            "neighbour_index": PartsArray(
+                lake,
+                paths,
+                "neighbour_index",
+                self.axes["pair"],
+                (),
+                np.int64,
+                pair_bounds,
+                atom_bounds[:-1] - at_atom,
+            ),
+            "cell_shift": PartsArray(lake, paths, "cell_shift", self.axes["pair"], (3,), np.int32),
+        }
+        return {
+            name: lazy(values[name], variable.dims, variable.attributes, chunks)
+            for name, variable in PAIR_VARIABLES.items()
+        }
+
+    def _attributes(self) -> dict[str, Any]:
+        set_aside = (
+            self.records.select(
+                "part_id", row=pl.col("set_aside").list.eval(pl.element().struct.field("row"))
+            )
+            .explode("row")
+            .drop_nulls()
+            .join(self.live, on=["part_id", "row"], how="semi")
+        )
+        n_missing = len(self.live) - len(self.covered) - len(set_aside)
+        return (
+            self.labels.attrs
+            | _provenance(self.catalogue)
+            | {"n_structures_set_aside": len(set_aside), "n_structures_missing": n_missing}
+        )
+
+
+# ----- From tables to positions
+
+
+def _covered(live: pl.DataFrame, records: pl.DataFrame, has_pairs: bool) -> pl.DataFrame:
+    """Find live structures in the groups that ``records`` name.
+
+    Adds to ``live``: ``file`` (row of ``records``), ``at_structure``, ``at_atom`` and, with
+    pairs, ``at_pair`` and ``n_pairs``: where the structure starts in the group.
+    """
+    records = records.filter(pl.col("n_structures") > 0).with_columns(
+        at_structure=pl.int_ranges("n_structures")
+    )
+    pairs = {"n_pairs": "structure_n_pairs"} if has_pairs else {}
+    partial = (
+        records.filter(pl.col("rows").is_not_null())
+        .select("file", "part_id", "at_structure", row="rows", n="structure_n_atoms", **pairs)
+        .explode("at_structure", "row", "n", *pairs)
+        .with_columns(at_atom=_start("n"))
+        .drop("n")
+    )
+    whole = records.filter(pl.col("rows").is_null())
+    if has_pairs:
+        whole = whole.select("file", "part_id", row="at_structure", **pairs).explode("row", *pairs)
+        partial, whole = (t.with_columns(at_pair=_start("n_pairs")) for t in (partial, whole))
+    else:
+        whole = whole.select("file", "part_id")
+    found = [
+        live.join(partial, on=["part_id", "row"]),
+        live.join(whole, on=["part_id", "row"] if has_pairs else "part_id").with_columns(
+            at_structure="row", at_atom="first_atom"
+        ),
+    ]
+    return pl.concat(found, how="diagonal").sort("sequence")
+
+
+def _start(count: str) -> pl.Expr:
+    """Where each structure of a group starts, from the counts of all of them in order."""
+    return (pl.col(count).cum_sum() - pl.col(count)).over("file")
+
+
+def _placed(catalogue: Catalogue, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Add ``part``, a row of the second frame: the parts that ``rows`` lie in."""
+    parts = catalogue.parts(["part_id", "path", "n_structures", "n_atoms", "labels"])
+    wanted = rows.lazy().select("part_id").unique()
+    found = parts.join(wanted, on="part_id", how="semi").collect().with_row_index("part")
+    placed = rows.join(
+        found.select("part_id", "part"), on="part_id", how="left", maintain_order="left"
+    )
+    unknown = placed.filter(pl.col("part").is_null())
+    if len(unknown):
+        raise LakeError(
+            f"{len(unknown)} structures of {catalogue.lake} lie in parts that the catalogue does "
+            f"not list, the first of them {unknown['part_id'][0]}; 'atomlake verify' says more"
+        )
+    return placed, found
+
+
+def _labels(parts: pl.DataFrame) -> tuple[dict[Label, list[bool]], list[str]]:
+    """Labels and which parts have them; names that do not have one shape in all parts."""
+    of_part = [
+        {Label(row["name"], row["per"], tuple(row["shape"])) for row in labels}
+        for labels in parts["labels"].to_list()
+    ]
+    every = sorted(set().union(*of_part))
+    names = [label.name for label in every]
+    left_out = sorted({name for name in names if names.count(name) > 1})
+    has = {
+        label: [label in labels for labels in of_part]
+        for label in every
+        if label.name not in left_out
+    }
+    return has, left_out
+
+
+# ----- Coordinates
+
+
+def _structure_coordinates(
+    catalogue: Catalogue, rows: pl.DataFrame, chunks: Mapping[str, tuple[int, ...]]
+) -> dict[str, xr.Variable]:
+    sequence = rows["sequence"].to_numpy()
+    return {
+        name: lazy(
+            CatalogueColumn(catalogue, name, sequence),
+            ("structure",),
+            {"long_name": long_name},
+            chunks,
+        )
+        for name, long_name in _NAMES.items()
+    }
+
+
+def _atom_coordinates(
+    numbers: xr.Variable, n_atoms: Integers, chunks: Mapping[str, tuple[int, ...]]
+) -> dict[str, xr.Variable]:
+    offsets = _bounds(n_atoms)
+    variable = STRUCTURE_VARIABLES["structure_offsets"]
+    return {
+        "numbers": numbers,
+        "structure_offsets": xr.Variable(variable.dims, offsets, variable.attributes),
+        "structure_index": lazy(
+            StructureIndex(offsets), ("atom",), {"long_name": "structure of the atom"}, chunks
+        ),
+    }
+
+
+def _provenance(catalogue: Catalogue) -> dict[str, str]:
+    return {"lake": str(catalogue.lake), "version": catalogue.version}
+
+
+def _chunks(
+    axis: Axis, lengths: Integers, tail: tuple[int, ...], itemsize: int, chunking: Chunking
+) -> tuple[int, ...]:
+    """Cut an axis as the parts, of which each stores ``lengths`` rows, are cut into shards."""
+    shards = [groups.chunk_and_shard((int(n), *tail), itemsize, chunking)[1] for n in lengths]
+    return axis.chunks(np.array(shards, dtype=np.int64), itemsize * int(np.prod(tail)))
+
+
+def _bounds(counts: Integers) -> Integers:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+
+
+def _columns(table: pl.DataFrame, *names: str) -> tuple[Integers, ...]:
+    return tuple(table[name].to_numpy().astype(np.int64) for name in names)
