@@ -324,7 +324,7 @@ def descriptors(species: str, as_json: bool) -> None:
     rows = []
     for name in registry.names():
         kind = registry.get(name)
-        example = kind.example(tuple(species.split(",")))
+        example = kind.examples(tuple(species.split(",")))[0]
         rows.append(
             {
                 "kind": name,

@@ -26,6 +26,8 @@ Array = NDArray[Any]
 
 #: Bytes of one block's arrays when a larger computation is cut into blocks.
 BLOCK_NBYTES = 32 * 2**20
+#: Bytes of the rows per centre that are summed into structures at a time.
+RUN_NBYTES = 2**20
 
 
 class Gradients(NamedTuple):
@@ -110,6 +112,7 @@ class Descriptor(BaseModel, ABC):
 
     species: tuple[str, ...] | None = Field(
         default=None,
+        min_length=1,
         description="Chemical symbols that may occur; sorted by atomic number.",
     )
     dtype: Literal["float32", "float64"] = Field(
@@ -149,6 +152,15 @@ class Descriptor(BaseModel, ABC):
         return cls.model_validate({**cls.presets[name], **parameters})
 
     # ----- What a family implements
+
+    @classmethod
+    def examples(cls, species: tuple[str, ...]) -> list[Self]:
+        """Return small descriptors of these species that between them use every option.
+
+        The contract tests run all of them; the first one is what listings count features of.
+        """
+        presets = (cls.preset(name, species=species) for name in cls.presets)
+        return [cls.model_validate({"species": species}), *presets]
 
     if TYPE_CHECKING:
         # A field of most families, a property of some: at run time it is theirs alone,
@@ -239,6 +251,11 @@ class Descriptor(BaseModel, ABC):
         return 1
 
     @property
+    def n_centre_species(self) -> int:
+        """Groups of centres whose gradients are summed; 1 where any species may occur."""
+        return len(self.species or ("any",))
+
+    @property
     def n_values(self) -> int:
         """Numbers per row: features times components."""
         return self.n_features * self.n_components
@@ -283,11 +300,16 @@ class Descriptor(BaseModel, ABC):
             )
         return result
 
-    def species_index(self, structures: Structures) -> NDArray[np.int64]:
-        """Position of each atom's species in :attr:`species`, shape (n_atoms,)."""
+    @property
+    def species_table(self) -> NDArray[np.int64]:
+        """Position in :attr:`species` of every atomic number, -1 where it is not among them."""
         table = np.full(len(CHEMICAL_SYMBOLS), -1, dtype=np.int64)
         table[self.species_numbers] = np.arange(len(self.species_numbers))
-        return table[structures.numbers]
+        return table
+
+    def species_index(self, structures: Structures) -> NDArray[np.int64]:
+        """Position of each atom's species in :attr:`species`, shape (n_atoms,)."""
+        return self.species_table[structures.numbers]
 
     def row_shapes(
         self,
@@ -298,15 +320,14 @@ class Descriptor(BaseModel, ABC):
         gradients: Gradients,
     ) -> Rows:
         """Shapes of the arrays of rows ``first:last``, as a :class:`Rows` of tuples."""
-        f = self.n_values
-        n = last - first
-        s = len(self.species_numbers) or 1
-        bounds = structures.structure_offsets
+        n, f, s = last - first, self.n_values, self.n_centre_species
+        bounds = structures.structure_offsets if self.counts_structures(gradients) else None
+        n_atoms = n if bounds is None else int(bounds[last] - bounds[first])
+        shapes: tuple[tuple[int, ...], ...]
         if self.per == "structure":
-            shapes = (n, f), (int(bounds[last] - bounds[first]), 3, f), (n, 3, 3, f)
+            shapes = (n, f), (n_atoms, 3, f), (n, 3, 3, f)
         elif gradients.positions == "summed":
-            n_atoms = int(bounds[last] - bounds[first])
-            shapes = (n_atoms, f), (n_atoms, s, 3, f), (n, s, 3, 3, f)  # type: ignore[assignment]
+            shapes = (n_atoms, f), (n_atoms, s, 3, f), (n, s, 3, 3, f)
         else:
             n_pairs = int(neighbours.pair_offsets[last] - neighbours.pair_offsets[first])
             shapes = (n, f), (n_pairs, 3, f), (n, 3, 3, f)
@@ -329,20 +350,21 @@ class Descriptor(BaseModel, ABC):
         max_nbytes: int = BLOCK_NBYTES,
     ) -> Iterator[tuple[int, int]]:
         """Cut all rows into ranges whose arrays stay below ``max_nbytes`` where one row can."""
-        by_structure = self.counts_structures(gradients)
-        n = structures.n_structures if by_structure else structures.n_atoms
-        itemsize = np.dtype(self.dtype).itemsize
-        first = 0
-        nbytes = 0
-        for last in range(1, n + 1):
-            shapes = self.row_shapes(structures, neighbours, last - 1, last, gradients)
-            row = itemsize * sum(int(np.prod(shape)) for shape in shapes)
-            if last - 1 > first and nbytes + row > max_nbytes:
-                yield first, last - 1
-                first, nbytes = last - 1, 0
-            nbytes += row
-        if n > first:
-            yield first, n
+        counts = (
+            structures.n_atoms_per_structure
+            if self.counts_structures(gradients)
+            else np.diff(neighbours.pair_offsets)
+        )
+        of_one = self.row_shapes(structures, neighbours, 0, 0, gradients)
+        has_positions, has_strain = gradients.positions != "none", gradients.strain
+        features, positions, strain = (int(np.prod(shape[1:])) for shape in of_one)
+        is_summed = self.per == "atom" and gradients.positions == "summed"
+        values = (
+            features * (counts if is_summed else 1)
+            + positions * has_positions * counts
+            + strain * has_strain
+        )
+        yield from _cut(values * np.dtype(self.dtype).itemsize, max_nbytes)
 
     def compute_rows(
         self,
@@ -387,60 +409,79 @@ class Descriptor(BaseModel, ABC):
         rows: Rows,
     ) -> None:
         """Sum centres into structures: the outer average, or gradients summed over centres."""
-        averaged = self.average == "outer"
-        pairs = Gradients("pairs" if gradients.positions != "none" else "none", gradients.strain)
-        atom_shift = int(structures.structure_offsets[first])
-        end = int(structures.structure_offsets[last])
-        n_groups = 1 if averaged else len(self.species_numbers) or 1
+        is_averaged = self.average == "outer"
+        n_groups = 1 if is_averaged else self.n_centre_species
         group = (
             np.zeros(structures.n_atoms, dtype=np.int64)
-            if averaged or self.species is None
+            if n_groups == 1
             else self.species_index(structures)
         )
         weights = (
-            1.0 / structures.n_atoms_per_structure if averaged else np.ones(structures.n_structures)
+            1.0 / structures.n_atoms_per_structure
+            if is_averaged
+            else np.ones(structures.n_structures)
         )
+        structure_index = structures.structure_index
         f = self.n_values
-        features = np.zeros((last - first, f)) if averaged else rows.features
+        features = np.zeros((last - first if is_averaged else 0, f))
         positions = np.zeros((len(rows.gradient_positions), n_groups, 3, f))
         strain = np.zeros((len(rows.gradient_strain), n_groups, 3, 3, f))
-        single = self.model_copy(update={"average": "none", "dtype": "float64"})
-        for lower in _strides(neighbours, atom_shift, end, f, pairs):
-            scratch = empty_rows(single, structures, neighbours, *lower, pairs)
-            self._environments(structures, neighbours, *lower, scratch)
-            if averaged:
+        of_centres = Gradients(
+            "none" if gradients.positions == "none" else "pairs", gradients.strain
+        )
+        first_atom, last_atom = structures.structure_offsets[[first, last]].tolist()
+        for lower, upper in self._runs(neighbours, first_atom, last_atom, of_centres):
+            n_pairs = int(neighbours.pair_offsets[upper] - neighbours.pair_offsets[lower])
+            run = Rows(
+                np.empty((upper - lower, f)),
+                np.empty((n_pairs if of_centres.positions == "pairs" else 0, 3, f)),
+                np.empty((upper - lower if of_centres.strain else 0, 3, 3, f)),
+            )
+            self._environments(structures, neighbours, lower, upper, run)
+            if is_averaged:
                 accumulate.sum_features(
-                    scratch.features, structures.structure_index, weights, lower[0], first, features
+                    run.features, structure_index, weights, lower, first, features
                 )
             else:
-                features[lower[0] - atom_shift : lower[1] - atom_shift] = scratch.features
-            if pairs.positions == "pairs":
+                rows.features[lower - first_atom : upper - first_atom] = run.features
+            if of_centres.positions == "pairs":
                 accumulate.sum_pair_gradients(
-                    scratch.gradient_positions,
+                    run.gradient_positions,
                     neighbours.pair_offsets,
                     neighbours.neighbour_index,
-                    structures.structure_index,
+                    structure_index,
                     group,
                     weights,
-                    lower[0],
-                    lower[1],
-                    atom_shift,
+                    lower,
+                    upper,
+                    first_atom,
                     positions,
                 )
-            if pairs.strain:
+            if of_centres.strain:
                 accumulate.sum_strain_gradients(
-                    scratch.gradient_strain,
-                    structures.structure_index,
+                    run.gradient_strain,
+                    structure_index,
                     group,
                     weights,
-                    lower[0],
+                    lower,
                     first,
                     strain,
                 )
-        if averaged:
+        if is_averaged:
             rows.features[...] = features
         rows.gradient_positions[...] = positions.reshape(rows.gradient_positions.shape)
         rows.gradient_strain[...] = strain.reshape(rows.gradient_strain.shape)
+
+    def _runs(
+        self, neighbours: Neighbours, first: int, last: int, gradients: Gradients
+    ) -> Iterator[tuple[int, int]]:
+        """Cut centres into runs whose double precision rows fit in the processor's cache."""
+        n_pairs = np.diff(neighbours.pair_offsets[first : last + 1])
+        values = self.n_values * (
+            1 + 3 * n_pairs * (gradients.positions != "none") + 9 * gradients.strain
+        )
+        for lower, upper in _cut(8 * values, RUN_NBYTES):
+            yield first + lower, first + upper
 
     def compute(
         self,
@@ -530,7 +571,7 @@ class Descriptor(BaseModel, ABC):
             for name, variable in PAIR_VARIABLES.items():
                 arrays[name] = (variable.dims, getattr(neighbours, name), variable.attributes)
         coordinates: dict[str, Any] = {"xyz": list("xyz"), "xyz2": list("xyz")}
-        if "summed" in gradients and self.per == "atom":
+        if self.per == "atom" and gradients.positions == "summed":
             coordinates["centre_species"] = list(self.species or ("any",))
         coordinates = {
             k: v for k, v in coordinates.items() if any(k in dims for dims, *_ in arrays.values())
@@ -555,22 +596,14 @@ def empty_rows(
     return Rows(*(np.empty(shape, dtype=descriptor.dtype) for shape in shapes))
 
 
-def _strides(
-    neighbours: Neighbours, first: int, last: int, n_values: int, gradients: Gradients
-) -> Iterator[tuple[int, int]]:
-    """Cut centres into runs whose double precision scratch fits in the processor's cache."""
-    row = 8 * n_values
-    per_pair = 3 * row * (gradients.positions != "none")
-    per_centre = row * (1 + 9 * gradients.strain)
-    start, nbytes = first, 0
-    for i in range(first, last):
-        count = int(neighbours.pair_offsets[i + 1] - neighbours.pair_offsets[i])
-        nbytes += per_centre + per_pair * count
-        if nbytes > 2**20:
-            yield start, i + 1
-            start, nbytes = i + 1, 0
-    if last > start:
-        yield start, last
+def _cut(nbytes: NDArray[np.int64], max_nbytes: int) -> Iterator[tuple[int, int]]:
+    """Cut rows of given sizes into runs of at most ``max_nbytes``, or of one larger row."""
+    ends = np.cumsum(nbytes)
+    first, before = 0, 0
+    while first < len(ends):
+        last = max(int(np.searchsorted(ends, before + max_nbytes, side="right")), first + 1)
+        yield first, last
+        first, before = last, int(ends[last - 1])
 
 
 def _refuse(problems: Sequence[SetAside | None]) -> None:
