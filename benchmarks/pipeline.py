@@ -48,7 +48,7 @@ CASES = {
         "cdvae_perov5_carbon24/perov_5_val.extxyz.xz",
         {
             "kind": "symmetry_functions",
-            "preset": "weighted",
+            "preset": "gastegger_centred",
             "parameters": {"cutoff": 5.0, "dtype": "float32"},
         },
     ),
@@ -86,9 +86,7 @@ def measure(name: str, file: Path, entry: dict[str, object]) -> None:
     )
 
 
-def stages_alone(
-    units: list[Unit], descriptor: Descriptor, folder: Path
-) -> dict[str, float]:
+def stages_alone(units: list[Unit], descriptor: Descriptor, folder: Path) -> dict[str, float]:
     """Time each stage by itself, in this process, over the units of a plan."""
     seconds = dict.fromkeys(("read", "neighbours", "kernel", "write"), 0.0)
     none = Gradients()

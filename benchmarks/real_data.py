@@ -35,7 +35,7 @@ def make_recipe(data: Path, lake: Path, workers: int = 2) -> Recipe:
     sources = [{"path": str(file)} for file in files]
     if (data / "nasty").is_dir():
         sources.append({"path": str(data / "nasty"), "name": "nasty"})
-    weighted = {"kind": "symmetry_functions", "preset": "weighted", "parameters": WEIGHTED}
+    weighted = {"kind": "symmetry_functions", "preset": "gastegger_centred", "parameters": WEIGHTED}
     soaps = [
         {"kind": "soap", "sources": [name], "parameters": {**SOAP, "species": "scan"}}
         for name in narrow
@@ -95,7 +95,12 @@ def main() -> None:
     describe(run(recipe))
     print(f"  {time.perf_counter() - start:.1f} s in all")
     table = Lake.open(recipe.lake).catalogue.structures(["status", "code"]).collect()
-    print("structures", dict(Counter(table["status"])), "set aside", dict(Counter(table["code"].drop_nulls())))
+    print(
+        "structures",
+        dict(Counter(table["status"])),
+        "set aside",
+        dict(Counter(table["code"].drop_nulls())),
+    )
     print("soap of a hundred species:", *refused_for_many_species(arguments.data, arguments.lake))
 
 

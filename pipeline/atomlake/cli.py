@@ -321,7 +321,7 @@ def descriptors(species: str, as_json: bool) -> None:
     """List the descriptors: what they are, their gradients, how many features."""
     from atomlake import descriptors as registry
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in registry.names():
         kind = registry.get(name)
         example = kind.examples(tuple(species.split(",")))[0]
@@ -351,7 +351,7 @@ def descriptors(species: str, as_json: bool) -> None:
             f"  rows        per {row['per']}, averages: {', '.join(row['averages'])}; "
             f"gradients: {', '.join(row['gradients']) or 'none: ' + row['not_differentiable']}"
         )
-        click.echo(f"  features    {row['n_features']:,} for {species} with the example parameters")
+        click.echo(f"  features    {row['n_features']:,} for {species} in the smallest example")
         click.echo(f"  presets     {', '.join(row['presets']) or 'none'}")
         for citation in row["citations"]:
             click.echo(f"  cite        {citation}")
@@ -366,7 +366,7 @@ def sources(path: str | None, as_json: bool) -> None:
     from atomlake import sources as registry
 
     if path is None:
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "format": name,
                 "title": registry.get(name).title,

@@ -50,7 +50,7 @@ def test_nothing_changes_when_nothing_changed():
 
 def test_an_insertion_at_the_start_moves_and_recomputes_nothing_else():
     known = ingest(A, B)
-    changes = compare("s", records(C[:1] + ("0", "c"), ("f", "1", "a"), ("f", "2", "b")), known)
+    changes = compare("s", records(("f", "0", "c"), ("f", "1", "a"), ("f", "2", "b")), known)
     assert changes.new["record_hash"].to_list() == ["c"]
     assert changes.new["replaces"].to_list() == [None]
     assert sorted(changes.moved["key"]) == ["1", "2"]

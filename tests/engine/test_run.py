@@ -40,14 +40,11 @@ def test_the_features_are_those_of_the_descriptor(database):
 
 def test_the_same_recipe_again_does_nothing(database):
     database.run()
-    before = database.open().version
     plan = preview(database.recipe)
     assert plan.is_empty
     assert plan.n_unchanged == 5
     assert database.run().totals.n_structures == 0
-    structures = live(database)
-    assert len(structures) == 5
-    assert before.split(".")[:3] == database.open().version.split(".")[:3] or len(structures) == 5
+    assert len(live(database)) == 5
 
 
 def test_one_more_structure_costs_one_structure(database):
@@ -139,7 +136,7 @@ def test_one_more_descriptor_is_computed_from_the_lake(database):
     outcome = database.run()
     assert outcome.totals.n_structures == 5
     assert set(database.features("soap")) == ALL
-    assert outcome.totals.seconds["hash"] == 0, "no structure was ingested again"
+    assert "hash" not in outcome.totals.seconds, "no structure was ingested again"
 
 
 def test_a_changed_parameter_is_another_descriptor(database):

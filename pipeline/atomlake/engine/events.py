@@ -80,7 +80,7 @@ class Totals:
     peak_nbytes: int = 0
     n_failed: int = 0
     set_aside: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
 
     def __call__(self, event: Event) -> None:
@@ -92,7 +92,8 @@ class Totals:
                 self.nbytes += event.nbytes
                 self.peak_nbytes = max(self.peak_nbytes, event.peak_nbytes)
                 self.set_aside.update(event.set_aside)
-                self.seconds.update(event.seconds)
+                for stage, seconds in event.seconds.items():
+                    self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
             case UnitFailed():
                 self.n_failed += event.n_structures
                 self.failures.append(event.reason)

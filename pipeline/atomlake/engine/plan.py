@@ -261,15 +261,15 @@ def _ingest_units(
     keys = new["key"].to_list()
     hashes = new["record_hash"].to_list()
     ids = new["structure_id"].to_list()
-    for rows in cut(cost, recipe.parts):
+    for unit_rows in cut(cost, recipe.parts):
         pieces = []
         for name, first, last in zip(names, bounds[:-1], bounds[1:], strict=True):
-            part = slice(max(first, rows.start), min(last, rows.stop))
+            part = slice(max(first, unit_rows.start), min(last, unit_rows.stop))
             if part.start < part.stop:
                 pieces.append(
                     Piece(source, name, locations[part], keys[part], hashes[part], ids[part])
                 )
-        yield Unit(source.label, tuple(pieces), None, None, tuple(tasks), cost.total(rows))
+        yield Unit(source.label, tuple(pieces), None, None, tuple(tasks), cost.total(unit_rows))
 
 
 def _feature_units(

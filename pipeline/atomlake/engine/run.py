@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import platform
 import shutil
 import socket
 import tempfile
@@ -15,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +35,7 @@ from atomlake.engine.events import (
 from atomlake.engine.plan import Plan, make_plan
 from atomlake.engine.tasks import UnitRecord
 from atomlake.engine.units import Unit
+from atomlake.engine.versions import versions
 from atomlake.errors import AtomlakeError, LakeError
 from atomlake.lake import Lake, layout, parts
 from atomlake.recipe import Recipe
@@ -105,7 +104,8 @@ def run(
     totals = Totals()
 
     def tell(event: Event) -> None:
-        for listener in (totals, *listeners):
+        totals(event)
+        for listener in listeners:
             listener(event)
 
     started = time.monotonic()
@@ -342,12 +342,6 @@ def _recorded(lake: Lake, recipe: Recipe, run_id: str, totals: Totals) -> Iterat
             "counts": json.dumps(totals.as_dict()),
         }
         lake.catalogue.publish_run(row | end)
-
-
-def versions() -> dict[str, str]:
-    """Versions of the software that decides the numbers and the format."""
-    packages = ("atomlake", "numpy", "numba", "zarr", "xarray", "deltalake", "ase", "extxyz")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def _new_run_id() -> str:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from atomlake import sources
 from atomlake.descriptors.base import Descriptor, Gradients, Rows, empty_rows
 from atomlake.engine.units import Piece, Unit
+from atomlake.engine.versions import versions
 from atomlake.errors import LakeError, SetAside, SourceError
 from atomlake.kernels.compiled import warm_up
 from atomlake.lake import layout, parts
@@ -45,7 +46,7 @@ class UnitRecord:
     n_atoms: int = 0
     nbytes: int = 0
     peak_nbytes: int = 0
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def timing(self, stage: str) -> Iterator[None]:
@@ -54,7 +55,7 @@ class UnitRecord:
         try:
             yield
         finally:
-            self.seconds[stage] += time.perf_counter() - start
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
 def run_unit(lake: str, unit: Unit, max_neighbours: int) -> UnitRecord:
@@ -279,8 +280,8 @@ def _featurize(
             break
         except LakeError:
             raise
-        except Exception as problem:
-            found = _culprits(structures, descriptor, gradients, batch.max_neighbours, problem)
+        except Exception as error:
+            found = _culprits(structures, descriptor, gradients, batch.max_neighbours, error)
             set_aside |= {covered[s]: reason for s, reason in found.items()}
     for problem in set_aside.values():
         record.set_aside[problem.code] += 1
@@ -290,6 +291,7 @@ def _featurize(
             seconds=time.perf_counter() - start,
             set_aside={rows[s]: problem for s, problem in sorted(set_aside.items())},
             max_neighbours=batch.max_neighbours,
+            versions=versions(),
         )
     record.nbytes += written.nbytes
     record.features.append(written)
