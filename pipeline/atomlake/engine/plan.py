@@ -256,7 +256,8 @@ def _ingest_units(
         n_atoms.append(index.n_atoms[rows])
         volumes.append(index.volumes[rows])
         where.append(index.locations[rows])
-    cost = costs(np.concatenate(n_atoms), np.concatenate(volumes), tasks, speed)
+    limit = recipe.limits.max_neighbours
+    cost = costs(np.concatenate(n_atoms), np.concatenate(volumes), tasks, speed, limit)
     locations = np.concatenate(where)
     keys = new["key"].to_list()
     hashes = new["record_hash"].to_list()
@@ -281,7 +282,8 @@ def _feature_units(
     speed: Speed,
 ) -> Iterator[Unit]:
     """One unit for each existing part that lacks a descriptor."""
-    computed = [known.computed(task, recipe.limits.max_neighbours) for task in tasks]
+    limit = recipe.limits.max_neighbours
+    computed = [known.computed(task, limit) for task in tasks]
     for part_id, live, n_atoms in known.parts(source, leaving):
         missing = tuple(
             task
@@ -289,7 +291,7 @@ def _feature_units(
             if part_id not in have or not _covers(have[part_id], live)
         )
         if missing:
-            cost = costs(np.array(n_atoms), np.full(len(live), np.nan), missing, speed)
+            cost = costs(np.array(n_atoms), np.full(len(live), np.nan), missing, speed, limit)
             rows = None if live == list(range(len(live))) else tuple(live)
             yield Unit(source, (), part_id, rows, missing, cost.total(slice(None)))
 

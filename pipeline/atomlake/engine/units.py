@@ -143,7 +143,11 @@ class Costs:
 
 
 def costs(
-    n_atoms: NDArray[Any], volumes: NDArray[Any], tasks: Sequence[Task], speed: Speed
+    n_atoms: NDArray[Any],
+    volumes: NDArray[Any],
+    tasks: Sequence[Task],
+    speed: Speed,
+    max_neighbours: int,
 ) -> Costs:
     """Estimate what structures of given sizes take.
 
@@ -158,6 +162,8 @@ def costs(
     speed : dict
         Measured seconds per row of features, by (descriptor_id, gradients), where the lake
         knows.
+    max_neighbours : int
+        A structure with an atom of more is set aside, so none costs more than that.
     """
     atoms = np.where(n_atoms > 0, n_atoms, TYPICAL_N_ATOMS).astype(np.float64)
     zero = np.zeros(len(atoms))
@@ -166,7 +172,7 @@ def costs(
     n_pairs, largest = zero.copy(), zero.copy()
     for task in tasks:
         descriptor, gradients = task.descriptor, task.gradients
-        neighbours = _neighbours(descriptor.cutoff, atoms, volumes)
+        neighbours = np.minimum(_neighbours(descriptor.cutoff, atoms, volumes), max_neighbours)
         n_pairs = np.maximum(n_pairs, neighbours * atoms)
         itemsize = np.dtype(descriptor.dtype).itemsize
         row = float(itemsize * descriptor.n_values)
