@@ -1,0 +1,337 @@
+"""SOAP power spectrum: rotational invariants of the smoothed neighbour density."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from atomlake.descriptors import radial
+from atomlake.descriptors.base import Citation, Descriptor, Rows
+from atomlake.descriptors.cutoffs import Cutoff
+from atomlake.kernels.expansion import Expansion, empty_environment
+from atomlake.kernels.harmonics import recursion_coefficients
+from atomlake.kernels.lanes import n_padded
+from atomlake.kernels.power_spectrum import Layout, power_spectrum
+from atomlake.neighbours import Neighbours
+from atomlake.structures import CHEMICAL_SYMBOLS, Structures
+
+
+class RadialScaling(BaseModel):
+    """Weight ``rate / (rate + (r / scale)^exponent)`` of a neighbour at distance r.
+
+    Willatt, Musil & Ceriotti, Phys. Chem. Chem. Phys. 20, 29661 (2018), Eq. 10.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    rate: float = Field(default=1.0, gt=0, description="How late the weight starts to fall.")
+    scale: float = Field(default=2.0, gt=0, description="Distance in Å where it does.")
+    exponent: float = Field(default=3.0, gt=0, description="How fast it falls.")
+
+
+#: What the presets of DScribe have in common.
+_DSCRIBE: dict[str, Any] = {
+    "cutoff_function": {"function": "step"},
+    "density": "unit_height",
+    "prefactor": "rotation_integral",
+    "scale_off_diagonal": False,
+}
+
+
+class Soap(Descriptor):
+    """Smooth overlap of atomic positions: the power spectrum of the neighbour density.
+
+    Every neighbour within ``cutoff`` is a Gaussian of width ``sigma``; the density of each
+    species around an atom is expanded in ``n_max`` radial functions and in spherical harmonics
+    up to degree ``l_max``:
+
+        c[s, n, l, m] = Σ_j f(r_j) ∫ g(r - r_j) R_nl(r) Y_lm(r) dr
+
+    The features are ``p = prefactor_l Σ_m c[s1, n1, l, m] c[s2, n2, l, m]``.
+
+    With the defaults each feature is stored once and features that stand for two equal
+    numbers carry √2, so that the dot product of two rows is the SOAP kernel: the square of
+    the overlap of two environments, averaged over all rotations of one. The presets
+    ``dscribe``, ``dscribe_polynomial`` and ``featomic`` give the numbers of these codes, in
+    their order.
+
+    Gradients by strain take ``r`` to ``(1 + strain) r``: component ``[a, b]`` is
+    ``Σ_j dp/dr_j,a · (r_j - r_i)_b``.
+    """
+
+    kind: ClassVar[str] = "soap"
+    title: ClassVar[str] = "SOAP power spectrum"
+    citations: ClassVar[tuple[Citation, ...]] = (
+        Citation(
+            "Bartók, Kondor & Csányi, Phys. Rev. B 87, 184115 (2013)", "10.1103/PhysRevB.87.184115"
+        ),
+        Citation("Musil et al., J. Chem. Phys. 154, 114109 (2021)", "10.1063/5.0044689"),
+    )
+    body_order: ClassVar[str] = "3"
+    basis: ClassVar[str] = "radial functions and spherical harmonics"
+    averages: ClassVar[tuple[str, ...]] = ("none", "outer", "inner")
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "dscribe": {"radial_basis": "gto", **_DSCRIBE},
+        "dscribe_polynomial": {"radial_basis": "polynomial", **_DSCRIBE},
+        "featomic": {
+            "radial_basis": "gto_monomial",
+            "prefactor": "coupling",
+            "layout": "blocks",
+        },
+    }
+
+    species: tuple[str, ...] = Field(
+        min_length=1, description="Chemical symbols that may occur; sorted by atomic number."
+    )
+    cutoff: float = Field(
+        default=5.0, gt=0, description="Distance in Å beyond which neighbours are not seen."
+    )
+    n_max: int = Field(default=8, ge=1, le=32, description="Number of radial functions.")
+    l_max: int = Field(default=6, ge=0, le=20, description="Largest degree of the harmonics.")
+    sigma: float = Field(default=0.5, gt=0, description="Width of the Gaussians in Å.")
+    radial_basis: str = Field(
+        default="gto",
+        description="Radial functions, orthonormalised by Löwdin's method.",
+        json_schema_extra={"enum": list(radial.FAMILIES)},
+    )
+    basis_cutoff: float | None = Field(
+        default=None,
+        gt=0,
+        description="Extent of the radial basis in Å; the cutoff if not given. Where it is "
+        "smaller, the tails of neighbours outside reach into the basis.",
+    )
+    cutoff_function: Cutoff = Field(
+        default=Cutoff(function="shifted_cosine"),
+        description="How neighbours fade out towards the cutoff.",
+    )
+    radial_scaling: RadialScaling | None = Field(
+        default=None, description="How the weight of a neighbour falls with distance."
+    )
+    centre_weight: float = Field(
+        default=1.0, ge=0, description="Weight of the centre's own Gaussian."
+    )
+    density: Literal["unit_norm", "unit_height"] = Field(
+        default="unit_norm",
+        description="Normalisation of a Gaussian: its square integrates to 1, or it is 1 at "
+        "its centre.",
+    )
+    prefactor: Literal["rotation_mean", "rotation_integral", "coupling"] = Field(
+        default="rotation_mean",
+        description="Weight of degree l: 1/√(2l + 1), so that the kernel is the mean over "
+        "rotations; √(8π²/(2l + 1)), their integral; (-1)^l/√(2l + 1), the Clebsch–Gordan "
+        "coefficient of coupling to zero.",
+    )
+    layout: Literal["triangle", "blocks"] = Field(
+        default="triangle",
+        description="Each pair of (species, n) once; or each pair of species once, "
+        "with all n1 and n2.",
+    )
+    scale_off_diagonal: bool = Field(
+        default=True, description="Whether a feature that stands for two equal ones carries √2."
+    )
+
+    @field_validator("radial_basis", mode="after")
+    @classmethod
+    def _known_basis(cls, name: str) -> str:
+        if name not in radial.FAMILIES:
+            raise ValueError(
+                f"there is no radial basis {name!r}; use one of {list(radial.FAMILIES)}"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.sigma < self.cutoff / 500:
+            raise ValueError(
+                f"sigma = {self.sigma} Å cannot be resolved within a cutoff of {self.cutoff} Å; "
+                f"use a sigma of at least {self.cutoff / 500} Å"
+            )
+        if (self.cutoff_function.width or 0) > self.cutoff:
+            raise ValueError(
+                f"the cutoff function's width of {self.cutoff_function.width} Å is larger than the "
+                f"cutoff of {self.cutoff} Å; use a smaller width"
+            )
+        radial.radial_basis(*self._radial_parameters)
+        return self
+
+    @classmethod
+    def preset(cls, name: str, /, **parameters: Any) -> Self:
+        """Return the descriptor of a preset, with ``parameters`` added or put in its place.
+
+        In the presets of DScribe ``cutoff`` is its ``r_cut``, the extent of the basis:
+        DScribe sees neighbours as far beyond it as their Gaussians take to fall to 1e-3, and
+        the descriptor's ``cutoff`` is set to that.
+
+        Raises
+        ------
+        ValueError
+            If there is no such preset, or the parameters are not valid.
+        """
+        soap = super().preset(name, **parameters)
+        if name.startswith("dscribe") and soap.basis_cutoff is None:
+            tail = soap.sigma * np.sqrt(-2 * np.log(1e-3))
+            seen = {"basis_cutoff": soap.cutoff, "cutoff": float(soap.cutoff + tail)}
+            return soap.model_copy(update=seen)
+        return soap
+
+    @classmethod
+    def examples(cls, species: tuple[str, ...]) -> list[Self]:
+        """Return small descriptors of these species that between them use every option."""
+        small: dict[str, Any] = {"species": species, "cutoff": 4.0, "n_max": 3, "l_max": 2}
+        return [
+            cls(**small),
+            *(cls.preset(name, **small) for name in cls.presets),
+            cls(**small, average="outer", cutoff_function=Cutoff(function="poly2")),
+            cls(
+                **small,
+                average="inner",
+                radial_basis="polynomial",
+                radial_scaling=RadialScaling(),
+                cutoff_function=Cutoff(function="cosine"),
+            ),
+            cls(
+                **(small | {"n_max": 9}),
+                sigma=0.4,
+                dtype="float32",
+                centre_weight=0.0,
+                basis_cutoff=3.5,
+            ),
+        ]
+
+    @property
+    def n_features(self) -> int:
+        """Number of features."""
+        n_species = len(self.species)
+        unequal = n_species * (n_species - 1) // 2 * self.n_max**2
+        return (self.l_max + 1) * (unequal + n_species * self._n_equal)
+
+    def labels(self) -> xr.Dataset:
+        """Species (atomic numbers), radial functions and degree of each feature."""
+        numbers = self.species_numbers
+        n = self.n_max
+        all_pairs = np.divmod(np.arange(n * n), n)
+        upper = np.triu_indices(n) if self.layout == "triangle" else all_pairs
+        degrees = np.arange(self.l_max + 1)
+        columns: list[list[NDArray[np.int64]]] = [[], [], [], [], []]
+        for i, first in enumerate(numbers):
+            for second in numbers[i:]:
+                n1, n2 = upper if first == second else all_pairs
+                size = len(degrees) * len(n1)
+                block = (
+                    np.full(size, first),
+                    np.full(size, second),
+                    np.repeat(degrees, len(n1)),
+                    np.tile(n1, len(degrees)),
+                    np.tile(n2, len(degrees)),
+                )
+                for column, part in zip(columns, block, strict=True):
+                    column.append(part)
+        names = ("species_1", "species_2", "l", "n_1", "n_2")
+        return xr.Dataset(
+            coords={
+                name: ("feature", np.concatenate(column).astype(np.int32))
+                for name, column in zip(names, columns, strict=True)
+            }
+        )
+
+    def _environments(
+        self,
+        structures: Structures,
+        neighbours: Neighbours,
+        first: int,
+        last: int,
+        rows: Rows,
+    ) -> None:
+        counts = np.diff(neighbours.pair_offsets[first : last + 1])
+        expansion, layout = _kernel_parameters(self)
+        has_strain = len(rows.gradient_strain) > 0
+        has_gradient = has_strain or len(rows.gradient_positions) > 0
+        max_pairs = int(counts.max(initial=0))
+        power_spectrum(
+            expansion,
+            layout,
+            neighbours.vectors,
+            neighbours.distances,
+            neighbours.pair_offsets,
+            neighbours.neighbour_index,
+            structures.numbers,
+            first,
+            last,
+            empty_environment(expansion, max_pairs, has_gradient, has_strain),
+            np.empty(6 * expansion.n_species * expansion.n_padded),
+            *rows,
+        )
+
+    @property
+    def _n_equal(self) -> int:
+        """Pairs n1, n2 of one species."""
+        return self.n_max * (self.n_max + 1) // 2 if self.layout == "triangle" else self.n_max**2
+
+    @property
+    def _radial_parameters(self) -> tuple[str, int, int, float, float]:
+        extent = self.basis_cutoff or self.cutoff
+        return self.radial_basis, self.n_max, self.l_max, extent, self.sigma
+
+
+@lru_cache(maxsize=64)
+def _kernel_parameters(soap: Soap) -> tuple[Expansion, Layout]:
+    """Parameters of the kernels, with the radial functions tabulated."""
+    table = radial.radial_table(*soap._radial_parameters, soap.cutoff)
+    is_unit_norm = soap.density == "unit_norm"
+    norm = (np.pi * soap.sigma**2) ** -0.75 if is_unit_norm else 1.0
+    species = np.full(len(CHEMICAL_SYMBOLS), -1, dtype=np.int64)
+    species[soap.species_numbers] = np.arange(len(soap.species))
+    scaling = soap.radial_scaling
+    expansion = Expansion(
+        n_max=soap.n_max,
+        l_max=soap.l_max,
+        n_padded=n_padded(soap.n_max),
+        table=norm * table.values,
+        n_nodes=len(table.values),
+        spacing=table.spacing,
+        recursion=recursion_coefficients(soap.l_max),
+        cutoff=soap.cutoff,
+        cutoff_code=soap.cutoff_function.code,
+        cutoff_parameter=soap.cutoff_function.parameter,
+        scaling_rate=scaling.rate if scaling else 1.0,
+        scaling_scale=scaling.scale if scaling else 1.0,
+        scaling_exponent=scaling.exponent if scaling else 0.0,
+        centre_weight=soap.centre_weight,
+        species=species,
+        n_species=len(soap.species),
+    )
+    return expansion, _layout(soap)
+
+
+def _layout(soap: Soap) -> Layout:
+    n_species, n = len(soap.species), soap.n_max
+    sizes = np.full((n_species, n_species), n * n)
+    np.fill_diagonal(sizes, soap._n_equal)
+    upper = np.triu_indices(n_species)
+    ends = (soap.l_max + 1) * np.cumsum(sizes[upper])
+    offsets = np.zeros((n_species, n_species), dtype=np.int64)
+    offsets[upper] = ends - (soap.l_max + 1) * sizes[upper]
+    is_triangle = soap.layout == "triangle"
+    twice = np.sqrt(2) if soap.scale_off_diagonal else 1.0
+    equal = np.zeros((n, n_padded(n)))
+    equal[:, :n] = twice if is_triangle else 1.0
+    np.fill_diagonal(equal, 1.0)
+    l = np.arange(soap.l_max + 1)
+    degree = {
+        "rotation_mean": np.ones(len(l)),
+        "rotation_integral": np.full(len(l), np.pi * np.sqrt(8)),
+        "coupling": (-1.0) ** l,
+    }[soap.prefactor] / np.sqrt(2 * l + 1)
+    return Layout(
+        n_features=soap.n_features,
+        block_offsets=offsets,
+        is_triangle=is_triangle,
+        weight_equal=equal,
+        weight_unequal=float(twice),
+        weight_degree=degree,
+    )

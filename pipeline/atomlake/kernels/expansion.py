@@ -1,0 +1,474 @@
+"""The neighbour density of an atom, expanded in radial functions and spherical harmonics.
+
+    c[lm, s, n] = Σ_j f(r_j) R_ln(r_j) Y_lm(direction of j),   j of species s,
+
+with the table's radial functions R_ln and f the product of cutoff function and radial
+scaling. All families of density correlations are contractions of these coefficients
+and of their derivatives
+
+    d c[lm, s, n] / d r_j = slope_ln Y_lm u_j + level_ln g_lm(u_j),
+
+where ``u_j`` is the unit vector, ``g_lm`` the gradient of the solid harmonic there,
+``level = f R / r`` and ``slope = (f R)' - l level``. Both factors are kept for each pair, so
+that a contraction can sum over m first and over n afterwards.
+
+One centre is worked on at a time, in an :class:`Environment` that every centre reuses.
+Only species that occur take part: each gets a slot, in ascending order of species, and
+coefficients are ``c[lm, slot, n]`` with n padded to whole :data:`~atomlake.kernels.lanes.LANES`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atomlake.kernels.compiled import inlined
+from atomlake.kernels.cutoffs import cutoff_functions
+from atomlake.kernels.harmonics import solid_gradients, spherical_harmonics
+from atomlake.kernels.lanes import LANES, broadcast, load, n_padded, pointer, store
+from atomlake.kernels.radial import hermite_weights, hermite_weights_derivative, scaled_weights
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+#: Axes (a, b) of the six independent components of the strain derivative of an invariant.
+STRAIN_COMPONENTS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+
+_Y00 = 0.28209479177387814
+
+
+class Expansion(NamedTuple):
+    """Parameters of an expansion.
+
+    Attributes
+    ----------
+    n_max, l_max : int
+        Number of radial functions, largest degree.
+    n_padded : int
+        ``n_max`` rounded up to whole lanes.
+    table : array
+        Radial functions; see :mod:`atomlake.kernels.radial`.
+    n_nodes, spacing : int, float
+        Nodes of the table, and the distance between two in Å.
+    recursion : array
+        Constants of the harmonics.
+    cutoff, cutoff_parameter : float
+        Of the cutoff function, in Å.
+    cutoff_code : int
+        One of :mod:`atomlake.kernels.cutoffs`.
+    scaling_rate, scaling_scale, scaling_exponent : float
+        Neighbours are weighted by ``rate / (rate + (r / scale)^exponent)``; not at all where the
+        exponent is 0.
+    centre_weight : float
+        Weight of the centre's own density.
+    species : int64 array, shape (n_numbers,)
+        Index of the species with each atomic number; -1 for numbers that do not occur.
+    n_species : int
+        Number of species.
+    """
+
+    n_max: int
+    l_max: int
+    n_padded: int
+    table: Floats
+    n_nodes: int
+    spacing: float
+    recursion: Floats
+    cutoff: float
+    cutoff_code: int
+    cutoff_parameter: float
+    scaling_rate: float
+    scaling_scale: float
+    scaling_exponent: float
+    centre_weight: float
+    species: Integers
+    n_species: int
+
+
+class Environment(NamedTuple):
+    """Room for the expansion of one centre; pairs are sorted by slot.
+
+    Attributes
+    ----------
+    order : int64 array
+        The pair, relative to the centre's first, at each place of the sorted list.
+    slot_of_species, species_of_slot : int64 array, shape (n_species,)
+        Slot of each species, -1 where it is absent; and back.
+    slot_offsets : int64 array, shape (n_species + 1,)
+        Sorted pairs of each slot.
+    distances, fading, fading_slope : float64 array
+        r, f and f' of each sorted pair.
+    directions : float64 array
+        Unit vectors in blocks of eight pairs: eight x, eight y, eight z.
+    harmonics : float64 array
+        For each block of eight pairs: rows of eight, Y_lm, then the x, y and z components of g_lm.
+    radial : float64 array
+        For each sorted pair: slope_ln of all l and n, then level_ln.
+    coefficients : float64 array
+        c[lm, slot, n].
+    strain : float64 array
+        d c / d strain_ab for each of :data:`STRAIN_COMPONENTS`.
+    """
+
+    order: Integers
+    slot_of_species: Integers
+    species_of_slot: Integers
+    slot_offsets: Integers
+    distances: Floats
+    directions: Floats
+    fading: Floats
+    fading_slope: Floats
+    harmonics: Floats
+    radial: Floats
+    coefficients: Floats
+    strain: Floats
+
+
+def empty_environment(
+    expansion: Expansion, max_pairs: int, has_gradient: bool, has_strain: bool
+) -> Environment:
+    """Allocate room for centres of at most ``max_pairs`` neighbours."""
+    n_harmonics = (expansion.l_max + 1) ** 2
+    n_radial = (expansion.l_max + 1) * expansion.n_padded
+    n_coefficients = n_harmonics * expansion.n_species * expansion.n_padded
+    # Lanes are loaded whole, so lists of pairs end at a whole block.
+    padded = n_padded(max_pairs)
+    return Environment(
+        order=np.empty(max_pairs, np.int64),
+        slot_of_species=np.empty(expansion.n_species, np.int64),
+        species_of_slot=np.empty(expansion.n_species, np.int64),
+        slot_offsets=np.empty(expansion.n_species + 1, np.int64),
+        distances=np.empty(padded),
+        directions=np.empty(3 * padded),
+        fading=np.empty(padded),
+        fading_slope=np.empty(padded),
+        harmonics=np.empty((4 if has_gradient else 1) * n_harmonics * padded),
+        radial=np.empty(2 * n_radial * max_pairs if has_gradient else 0),
+        coefficients=np.empty(n_coefficients),
+        strain=np.empty(6 * n_coefficients if has_strain else 0),
+    )
+
+
+@inlined
+def expansion_pointers(expansion: Expansion) -> Expansion:
+    """Replace the arrays by pointers."""
+    return Expansion(
+        expansion.n_max,
+        expansion.l_max,
+        expansion.n_padded,
+        pointer(expansion.table),
+        expansion.n_nodes,
+        expansion.spacing,
+        pointer(expansion.recursion),
+        expansion.cutoff,
+        expansion.cutoff_code,
+        expansion.cutoff_parameter,
+        expansion.scaling_rate,
+        expansion.scaling_scale,
+        expansion.scaling_exponent,
+        expansion.centre_weight,
+        pointer(expansion.species),
+        expansion.n_species,
+    )
+
+
+@inlined
+def environment_pointers(environment: Environment) -> Environment:
+    """Replace the arrays by pointers."""
+    return Environment(
+        pointer(environment.order),
+        pointer(environment.slot_of_species),
+        pointer(environment.species_of_slot),
+        pointer(environment.slot_offsets),
+        pointer(environment.distances),
+        pointer(environment.directions),
+        pointer(environment.fading),
+        pointer(environment.fading_slope),
+        pointer(environment.harmonics),
+        pointer(environment.radial),
+        pointer(environment.coefficients),
+        pointer(environment.strain),
+    )
+
+
+@inlined
+def expand(
+    expansion: Expansion,
+    vectors: Floats,
+    distances: Floats,
+    neighbour_index: Integers,
+    numbers: NDArray[np.int32],
+    first: int,
+    last: int,
+    centre: int,
+    environment: Environment,
+    has_gradient: bool,
+    has_strain: bool,
+) -> int:
+    """Fill ``environment`` for one centre, in one pass over its neighbours.
+
+    Parameters
+    ----------
+    vectors, distances, neighbour_index : array
+        The pairs, of which ``first:last`` are the centre's.
+    numbers : int32 array, shape (n_atoms,)
+        Atomic numbers.
+    centre : int
+        The atom.
+    has_gradient, has_strain : bool
+        Whether to keep what derivatives by positions need (``harmonics`` and ``radial``), and
+        whether to sum up ``strain``; the latter implies the former.
+
+    Returns
+    -------
+    int
+        Number of slots in use.
+    """
+    n_slots = _sort_by_species(
+        expansion, neighbour_index, numbers, first, last, centre, environment
+    )
+    n_pairs = last - first
+    _sorted_geometry(expansion, vectors, distances, first, n_pairs, environment)
+    n_harmonics = (expansion.l_max + 1) ** 2
+    block_size = (4 if has_gradient else 1) * n_harmonics * LANES
+    for block in range((n_pairs + LANES - 1) // LANES):
+        values = block * block_size
+        spherical_harmonics(
+            expansion.l_max,
+            expansion.recursion,
+            environment.directions,
+            3 * LANES * block,
+            environment.harmonics,
+            values,
+        )
+        if has_gradient:
+            solid_gradients(
+                expansion.l_max,
+                expansion.recursion,
+                environment.harmonics,
+                values,
+                values + n_harmonics * LANES,
+            )
+    width = n_slots * expansion.n_padded
+    zero = broadcast(0.0)
+    for i in range(0, n_harmonics * width, LANES):
+        store(environment.coefficients, i, zero)
+    if has_strain:
+        for i in range(0, 6 * n_harmonics * width, LANES):
+            store(environment.strain, i, zero)
+    if expansion.centre_weight != 0.0:
+        slot = environment.slot_of_species[expansion.species[numbers[centre]]]
+        weight = broadcast(expansion.centre_weight * _Y00)
+        for n in range(0, expansion.n_padded, LANES):
+            value = weight * load(expansion.table, n)
+            store(environment.coefficients, slot * expansion.n_padded + n, value)
+    for slot in range(n_slots):
+        for p in range(environment.slot_offsets[slot], environment.slot_offsets[slot + 1]):
+            _add_neighbour(expansion, environment, p, slot, width, has_gradient, has_strain)
+    return n_slots
+
+
+@inlined
+def _sort_by_species(
+    expansion: Expansion,
+    neighbour_index: Integers,
+    numbers: NDArray[np.int32],
+    first: int,
+    last: int,
+    centre: int,
+    environment: Environment,
+) -> int:
+    slot_of_species = environment.slot_of_species
+    slot_offsets = environment.slot_offsets
+    species = expansion.species
+    own_species = species[numbers[centre]]
+    for s in range(expansion.n_species):
+        slot_of_species[s] = 0
+    for pair in range(first, last):
+        slot_of_species[species[numbers[neighbour_index[pair]]]] += 1
+    n_slots = 0
+    slot_offsets[0] = 0
+    for s in range(expansion.n_species):
+        count = slot_of_species[s]
+        if count > 0 or (s == own_species and expansion.centre_weight != 0.0):
+            slot_of_species[s] = n_slots
+            environment.species_of_slot[n_slots] = s
+            n_slots += 1
+            slot_offsets[n_slots] = slot_offsets[n_slots - 1] + count
+        else:
+            slot_of_species[s] = -1
+    for pair in range(first, last):
+        slot = slot_of_species[species[numbers[neighbour_index[pair]]]]
+        environment.order[slot_offsets[slot]] = pair - first
+        slot_offsets[slot] += 1
+    # Each offset has moved on to the next slot's start.
+    for slot in range(n_slots, 0, -1):
+        slot_offsets[slot] = slot_offsets[slot - 1]
+    slot_offsets[0] = 0
+    return n_slots
+
+
+@inlined
+def _sorted_geometry(
+    expansion: Expansion,
+    vectors: Floats,
+    distances: Floats,
+    first: int,
+    n_pairs: int,
+    environment: Environment,
+) -> None:
+    directions = environment.directions
+    for p in range(n_pairs):
+        pair = first + environment.order[p]
+        r = distances[pair]
+        environment.distances[p] = r
+        at = p // LANES * 3 * LANES + p % LANES
+        directions[at] = vectors[3 * pair] / r
+        directions[at + LANES] = vectors[3 * pair + 1] / r
+        directions[at + 2 * LANES] = vectors[3 * pair + 2] / r
+    for p in range(n_pairs, (n_pairs + LANES - 1) // LANES * LANES):
+        at = p // LANES * 3 * LANES + p % LANES
+        directions[at] = directions[at + LANES] = directions[at + 2 * LANES] = 0.0
+    cutoff_functions(
+        expansion.cutoff_code,
+        expansion.cutoff_parameter,
+        expansion.cutoff,
+        environment.distances,
+        n_pairs,
+        environment.fading,
+        environment.fading_slope,
+    )
+    if expansion.scaling_exponent != 0.0:
+        for p in range(n_pairs):
+            r = environment.distances[p]
+            fall = (r / expansion.scaling_scale) ** expansion.scaling_exponent
+            scaling = expansion.scaling_rate / (expansion.scaling_rate + fall)
+            slope = -expansion.scaling_exponent * fall / r / (expansion.scaling_rate + fall)
+            environment.fading_slope[p] = scaling * (
+                environment.fading_slope[p] + slope * environment.fading[p]
+            )
+            environment.fading[p] *= scaling
+
+
+@inlined
+def _add_neighbour(
+    expansion: Expansion,
+    environment: Environment,
+    p: int,
+    slot: int,
+    width: int,
+    has_gradient: bool,
+    has_strain: bool,
+) -> None:
+    l_max = expansion.l_max
+    padded = expansion.n_padded
+    n_radial = (l_max + 1) * padded
+    n_harmonics = (l_max + 1) ** 2
+    table = expansion.table
+    coefficients = environment.coefficients
+    harmonics = environment.harmonics
+    r = environment.distances[p]
+    node = min(int(r / expansion.spacing), expansion.n_nodes - 2)
+    t = r / expansion.spacing - node
+    interpolate = hermite_weights(t)
+    fading = environment.fading[p]
+    w0, w1, w2, w3, w4, w5 = scaled_weights(interpolate, fading, interpolate, 0.0)
+    if has_gradient:
+        d0, d1, d2, d3, d4, d5 = scaled_weights(
+            hermite_weights_derivative(t),
+            fading / expansion.spacing,
+            interpolate,
+            environment.fading_slope[p],
+        )
+        inverse = broadcast(1.0 / r)
+    block_size = (4 if has_gradient else 1) * n_harmonics * LANES
+    pair_harmonics = p // LANES * block_size + p % LANES
+    for l in range(l_max + 1):
+        for n in range(0, padded, LANES):
+            column = l * padded + n
+            at = node * 3 * n_radial + column
+            v0 = load(table, at)
+            v1 = load(table, at + n_radial)
+            v2 = load(table, at + 2 * n_radial)
+            v3 = load(table, at + 3 * n_radial)
+            v4 = load(table, at + 4 * n_radial)
+            v5 = load(table, at + 5 * n_radial)
+            value = (
+                broadcast(w0) * v0
+                + broadcast(w1) * v1
+                + broadcast(w2) * v2
+                + broadcast(w3) * v3
+                + broadcast(w4) * v4
+                + broadcast(w5) * v5
+            )
+            row = l * l * width + slot * padded + n
+            for m in range(2 * l + 1):
+                y = broadcast(harmonics[pair_harmonics + (l * l + m) * LANES])
+                store(
+                    coefficients, row + m * width, load(coefficients, row + m * width) + y * value
+                )
+            if has_gradient:
+                derivative = (
+                    broadcast(d0) * v0
+                    + broadcast(d1) * v1
+                    + broadcast(d2) * v2
+                    + broadcast(d3) * v3
+                    + broadcast(d4) * v4
+                    + broadcast(d5) * v5
+                )
+                level = inverse * value
+                slope = derivative - broadcast(float(l)) * level
+                at = 2 * p * n_radial + column
+                store(environment.radial, at, slope)
+                store(environment.radial, at + n_radial, level)
+                if has_strain:
+                    _add_strain(
+                        environment, p, l, pair_harmonics, n_harmonics, row, width, slope, level
+                    )
+
+
+@inlined
+def _add_strain(
+    environment: Environment,
+    p: int,
+    l: int,
+    pair_harmonics: int,
+    n_harmonics: int,
+    row: int,
+    width: int,
+    slope: object,
+    level: object,
+) -> None:
+    """Add d c / d r_a · r_b, the pair's share of d c / d strain_ab, for degree l."""
+    harmonics = environment.harmonics
+    strain = environment.strain
+    at = p // LANES * 3 * LANES + p % LANES
+    r = environment.distances[p]
+    ux = environment.directions[at]
+    uy = environment.directions[at + LANES]
+    uz = environment.directions[at + 2 * LANES]
+    x = broadcast(r * ux)
+    y = broadcast(r * uy)
+    z = broadcast(r * uz)
+    size = n_harmonics * width
+    gradient = n_harmonics * LANES
+    for m in range(2 * l + 1):
+        h = pair_harmonics + (l * l + m) * LANES
+        value = harmonics[h]
+        along_x = broadcast(ux * value) * slope + broadcast(harmonics[h + gradient]) * level
+        along_y = broadcast(uy * value) * slope + broadcast(harmonics[h + 2 * gradient]) * level
+        along_z = broadcast(uz * value) * slope + broadcast(harmonics[h + 3 * gradient]) * level
+        i = row + m * width
+        store(strain, i, load(strain, i) + along_x * x)
+        i += size
+        store(strain, i, load(strain, i) + along_x * y)
+        i += size
+        store(strain, i, load(strain, i) + along_x * z)
+        i += size
+        store(strain, i, load(strain, i) + along_y * y)
+        i += size
+        store(strain, i, load(strain, i) + along_y * z)
+        i += size
+        store(strain, i, load(strain, i) + along_z * z)

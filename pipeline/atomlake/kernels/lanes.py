@@ -1,0 +1,160 @@
+"""Eight doubles in one SIMD register, for kernels whose inner loops are short.
+
+The blocks of a density expansion are a few numbers long (8 radial functions, say), too
+short for LLVM's loop vectoriser, whose checks before and after each loop would cost more
+than the loop. Here a block is one value of type ``Lanes``, an LLVM vector: it stays in a
+register over a whole sum, and every operation is one instruction (two or four where
+registers are narrower). Arithmetic is written with ``+``, ``-`` and ``*``.
+
+All functions take a :func:`pointer` and an index, without bounds checks.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.extending import intrinsic, lower_builtin, models, register_model
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+
+#: Numbers in one block. Arrays that are read in blocks are padded to a multiple of it.
+LANES = 8
+
+_DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+
+
+def _instruction(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark code that numba generates in place of a call."""
+    return intrinsic(function)
+
+
+class _LanesType(types.Type):
+    def __init__(self) -> None:
+        super().__init__(name="Lanes")
+
+
+_lanes = _LanesType()
+
+
+@register_model(_LanesType)
+class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, type_: Any) -> None:
+        super().__init__(manager, type_, _DOUBLES)
+
+
+def n_padded(n: int) -> int:
+    """Smallest multiple of :data:`LANES` that is at least ``n``."""
+    return -(-n // LANES) * LANES
+
+
+@_instruction
+def pointer(typing: Any, array: Any) -> Any:
+    """Return the address of the first element of a C-contiguous array.
+
+    ``pointer(array)[i]`` reads and writes the flat array. Helpers take pointers in place of
+    arrays because numba counts references to every array argument, which costs more than a
+    short loop. The array must be an argument of the kernel, whose caller keeps it alive.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.make_array(array)(context, builder, arguments[0]).data
+
+    return types.CPointer(array.dtype)(array), generate  # type: ignore[attr-defined]
+
+
+@_instruction
+def load(typing: Any, data: Any, index: Any) -> Any:
+    """Return ``data[index:index + 8]`` of float64 data."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), _DOUBLES.as_pointer())
+        return builder.load(address, align=8)
+
+    return _lanes(data, types.intp), generate
+
+
+@_instruction
+def store(typing: Any, data: Any, index: Any, value: Any) -> Any:
+    """Write all lanes to ``data[index:index + 8]`` of float64 data."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), _DOUBLES.as_pointer())
+        builder.store(arguments[2], address, align=8)
+        return context.get_dummy_value()
+
+    return types.void(data, types.intp, _lanes), generate
+
+
+@_instruction
+def store_some(typing: Any, data: Any, index: Any, value: Any, first: Any, last: Any) -> Any:
+    """Write the lanes ``first:last`` to ``data[index + first:index + last]``.
+
+    The data are float64 or float32; nothing else of them is touched.
+    """
+    is_single = data.dtype == types.float32
+    vector = _FLOATS if is_single else _DOUBLES
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        base, offset, value, first, last = arguments
+        address = builder.bitcast(builder.gep(base, [offset]), vector.as_pointer())
+        if is_single:
+            value = builder.fptrunc(value, vector)
+        integers = ir.VectorType(ir.IntType(64), LANES)
+        lane = ir.Constant(integers, list(range(LANES)))
+        mask = builder.and_(
+            builder.icmp_signed(">=", lane, _splat(builder, first, integers)),
+            builder.icmp_signed("<", lane, _splat(builder, last, integers)),
+        )
+        suffix = "v8f32" if is_single else "v8f64"
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(
+                ir.VoidType(), [vector, vector.as_pointer(), ir.IntType(32), mask.type]
+            ),
+            f"llvm.masked.store.{suffix}.p0",
+        )
+        align = ir.Constant(ir.IntType(32), 4 if is_single else 8)
+        builder.call(function, [value, address, align, mask])
+        return context.get_dummy_value()
+
+    return types.void(data, types.intp, _lanes, types.intp, types.intp), generate
+
+
+def _splat(builder: Any, scalar: Any, vector: Any) -> Any:
+    undefined = ir.Constant(vector, ir.Undefined)
+    zero = ir.Constant(ir.IntType(32), 0)
+    single = builder.insert_element(undefined, scalar, zero)
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    return builder.shuffle_vector(single, undefined, mask)
+
+
+@_instruction
+def broadcast(typing: Any, scalar: Any) -> Any:
+    """Return the same float64 number in all lanes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _splat(builder, arguments[0], _DOUBLES)
+
+    return _lanes(types.float64), generate
+
+
+def _arithmetic(symbol: Any, instruction: str) -> None:
+    @infer_global(symbol)
+    class Typing(AbstractTemplate):  # type: ignore[misc]
+        def generic(self, arguments: Any, keywords: Any) -> Any:
+            if arguments == (_lanes, _lanes):
+                return signature(_lanes, _lanes, _lanes)
+            return None
+
+    @lower_builtin(symbol, _LanesType, _LanesType)  # type: ignore[untyped-decorator]
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return getattr(builder, instruction)(*arguments, flags=("contract",))
+
+
+_arithmetic(operator.add, "fadd")
+_arithmetic(operator.sub, "fsub")
+_arithmetic(operator.mul, "fmul")

@@ -1,0 +1,376 @@
+"""The power spectrum: pairs of expansion coefficients, contracted over m.
+
+    p[s1, s2, l, n1, n2] = weight Σ_m c[lm, s1, n1] c[lm, s2, n2]
+
+for ``s1 <= s2`` (and ``n1 <= n2`` within a species, where the layout asks for it). Every
+derivative is the same contraction with one factor differentiated. By the neighbour
+vector that is a product of vectors over n only: with the sums over m of a pair,
+
+    A[s', n'] = Σ_m Y_lm c[lm, s', n'],   B_x[s', n'] = Σ_m g_lm,x c[lm, s', n'],
+
+the derivative of ``Σ_m c[lm, s, n] c[lm, s', n']`` by x is
+``slope_ln u_x A[s', n'] + level_ln B_x[s', n']`` (and its mirror image for ``s' = s``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atomlake.kernels.compiled import inlined, kernel
+from atomlake.kernels.expansion import (
+    STRAIN_COMPONENTS,
+    Environment,
+    Expansion,
+    environment_pointers,
+    expand,
+    expansion_pointers,
+)
+from atomlake.kernels.lanes import LANES, broadcast, load, pointer, store, store_some
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Output = NDArray[Any]
+
+
+class Layout(NamedTuple):
+    """Which pairs of coefficients are features, where they stand, and their weights.
+
+    Attributes
+    ----------
+    n_features : int
+        Length of a row.
+    block_offsets : int64 array, shape (n_species, n_species)
+        First feature of each species pair ``s1 <= s2``; within it, l, n1, n2.
+    is_triangle : bool
+        Whether ``n1 <= n2`` where ``s1 = s2``.
+    weight_equal : float64 array, shape (n_max, n_padded)
+        Weight of n1, n2 where ``s1 = s2``.
+    weight_unequal : float
+        Weight where ``s1 < s2``.
+    weight_degree : float64 array, shape (l_max + 1,)
+        Weight of each l.
+    """
+
+    n_features: int
+    block_offsets: Integers
+    is_triangle: bool
+    weight_equal: Floats
+    weight_unequal: float
+    weight_degree: Floats
+
+
+@kernel
+def power_spectrum(
+    expansion: Expansion,
+    layout: Layout,
+    vectors: Floats,
+    distances: Floats,
+    pair_offsets: Integers,
+    neighbour_index: Integers,
+    numbers: NDArray[np.int32],
+    first: int,
+    last: int,
+    environment: Environment,
+    sums: Floats,
+    features: Output,
+    gradient_positions: Output,
+    gradient_strain: Output,
+) -> None:
+    """Write the power spectrum of the centres ``first:last`` and its derivatives.
+
+    Parameters
+    ----------
+    vectors, distances, pair_offsets, neighbour_index : array
+        The neighbours.
+    numbers : int32 array, shape (n_atoms,)
+        Atomic numbers.
+    environment : Environment
+        Room for the largest of the centres.
+    sums : array, shape (6 n_species n_padded,)
+        More room.
+    features : array, shape (n, n_features)
+        Output.
+    gradient_positions : array, shape (n_pairs of the centres or 0, 3, n_features)
+        Output, by the neighbour of each pair.
+    gradient_strain : array, shape (n or 0, 3, 3, n_features)
+        Output.
+    """
+    has_positions = gradient_positions.shape[0] > 0
+    has_strain = gradient_strain.shape[0] > 0
+    has_gradient = has_positions or has_strain
+    expansion = expansion_pointers(expansion)
+    layout = layout_pointers(layout)
+    environment = environment_pointers(environment)
+    sums = pointer(sums)
+    vectors = pointer(vectors)
+    distances = pointer(distances)
+    pair_offsets = pointer(pair_offsets)
+    neighbour_index = pointer(neighbour_index)
+    numbers = pointer(numbers)
+    features = pointer(features)
+    gradient_positions = pointer(gradient_positions)
+    gradient_strain = pointer(gradient_strain)
+    coefficients = environment.coefficients
+    n_features = layout.n_features
+    for centre in range(first, last):
+        begin = pair_offsets[centre]
+        n_pairs = pair_offsets[centre + 1] - begin
+        n_slots = expand(
+            expansion,
+            vectors,
+            distances,
+            neighbour_index,
+            numbers,
+            begin,
+            begin + n_pairs,
+            centre,
+            environment,
+            has_gradient,
+            has_strain,
+        )
+        at = (centre - first) * n_features
+        _contract(
+            expansion,
+            layout,
+            environment,
+            n_slots,
+            coefficients,
+            0,
+            coefficients,
+            False,
+            features,
+            at,
+        )
+        if has_positions:
+            for slot in range(n_slots):
+                for p in range(environment.slot_offsets[slot], environment.slot_offsets[slot + 1]):
+                    pair = begin - pair_offsets[first] + environment.order[p]
+                    _differentiate_by_pair(
+                        expansion,
+                        layout,
+                        environment,
+                        n_slots,
+                        coefficients,
+                        sums,
+                        p,
+                        slot,
+                        gradient_positions,
+                        3 * n_features * pair,
+                    )
+        if has_strain:
+            size = (expansion.l_max + 1) ** 2 * n_slots * expansion.n_padded
+            for k in range(6):
+                a, b = STRAIN_COMPONENTS[k]
+                at = (9 * (centre - first) + 3 * a + b) * n_features
+                _contract(
+                    expansion,
+                    layout,
+                    environment,
+                    n_slots,
+                    environment.strain,
+                    k * size,
+                    coefficients,
+                    True,
+                    gradient_strain,
+                    at,
+                )
+                # A rotation changes no invariant, so the derivative is symmetric.
+                if a != b:
+                    mirror = (9 * (centre - first) + 3 * b + a) * n_features
+                    for f in range(n_features):
+                        gradient_strain[mirror + f] = gradient_strain[at + f]
+
+
+@inlined
+def layout_pointers(layout: Layout) -> Layout:
+    """Replace the arrays by pointers."""
+    return Layout(
+        layout.n_features,
+        pointer(layout.block_offsets),
+        layout.is_triangle,
+        pointer(layout.weight_equal),
+        layout.weight_unequal,
+        pointer(layout.weight_degree),
+    )
+
+
+@inlined
+def _contract(
+    expansion: Expansion,
+    layout: Layout,
+    environment: Environment,
+    n_slots: int,
+    x: Floats,
+    x_at: int,
+    y: Floats,
+    is_product_rule: bool,
+    out: Output,
+    out_at: int,
+) -> None:
+    """Write ``Σ_m x y`` of all species pairs, or ``Σ_m x y + y x``."""
+    n_max = expansion.n_max
+    n_padded = expansion.n_padded
+    width = n_slots * n_padded
+    _clear_absent(expansion, layout, environment, -1, out, out_at)
+    for slot1 in range(n_slots):
+        for slot2 in range(slot1, n_slots):
+            is_equal = slot1 == slot2
+            species1 = environment.species_of_slot[slot1]
+            species2 = environment.species_of_slot[slot2]
+            block = out_at + layout.block_offsets[species1 * expansion.n_species + species2]
+            for l in range(expansion.l_max + 1):
+                # Four rows at a time share the loads of the columns.
+                for n1 in range(0, n_max, 4):
+                    start = n1 // LANES * LANES if is_equal and layout.is_triangle else 0
+                    for n2 in range(start, n_padded, LANES):
+                        a0 = broadcast(0.0)
+                        a1 = broadcast(0.0)
+                        a2 = broadcast(0.0)
+                        a3 = broadcast(0.0)
+                        for lm in range(l * l, (l + 1) * (l + 1)):
+                            i = lm * width + slot1 * n_padded + n1
+                            j = lm * width + slot2 * n_padded + n2
+                            column = load(y, j)
+                            a0 = a0 + broadcast(x[x_at + i]) * column
+                            a1 = a1 + broadcast(x[x_at + i + 1]) * column
+                            a2 = a2 + broadcast(x[x_at + i + 2]) * column
+                            a3 = a3 + broadcast(x[x_at + i + 3]) * column
+                            if is_product_rule:
+                                column = load(x, x_at + j)
+                                a0 = a0 + broadcast(y[i]) * column
+                                a1 = a1 + broadcast(y[i + 1]) * column
+                                a2 = a2 + broadcast(y[i + 2]) * column
+                                a3 = a3 + broadcast(y[i + 3]) * column
+                        _write(expansion, layout, is_equal, l, n1, n2, a0, out, block)
+                        _write(expansion, layout, is_equal, l, n1 + 1, n2, a1, out, block)
+                        _write(expansion, layout, is_equal, l, n1 + 2, n2, a2, out, block)
+                        _write(expansion, layout, is_equal, l, n1 + 3, n2, a3, out, block)
+
+
+@inlined
+def _differentiate_by_pair(
+    expansion: Expansion,
+    layout: Layout,
+    environment: Environment,
+    n_slots: int,
+    coefficients: Floats,
+    sums: Floats,
+    p: int,
+    slot: int,
+    out: Output,
+    out_at: int,
+) -> None:
+    """Write the derivative by the vector of sorted pair ``p``, whose species has ``slot``."""
+    n_max = expansion.n_max
+    n_padded = expansion.n_padded
+    n_radial = (expansion.l_max + 1) * n_padded
+    width = n_slots * n_padded
+    harmonics = environment.harmonics
+    radial = environment.radial
+    gradient = (expansion.l_max + 1) ** 2 * LANES
+    pair_harmonics = p // LANES * 4 * gradient + p % LANES
+    at = p // LANES * 3 * LANES + p % LANES
+    ux = broadcast(environment.directions[at])
+    uy = broadcast(environment.directions[at + LANES])
+    uz = broadcast(environment.directions[at + 2 * LANES])
+    n_features = layout.n_features
+    for axis in range(3):
+        species = environment.species_of_slot[slot]
+        _clear_absent(expansion, layout, environment, species, out, out_at + axis * n_features)
+    for l in range(expansion.l_max + 1):
+        for column in range(0, width, LANES):
+            a = broadcast(0.0)
+            bx = broadcast(0.0)
+            by = broadcast(0.0)
+            bz = broadcast(0.0)
+            for lm in range(l * l, (l + 1) * (l + 1)):
+                c = load(coefficients, lm * width + column)
+                h = pair_harmonics + lm * LANES
+                a = a + broadcast(harmonics[h]) * c
+                bx = bx + broadcast(harmonics[h + gradient]) * c
+                by = by + broadcast(harmonics[h + 2 * gradient]) * c
+                bz = bz + broadcast(harmonics[h + 3 * gradient]) * c
+            store(sums, column, ux * a)
+            store(sums, column + width, uy * a)
+            store(sums, column + 2 * width, uz * a)
+            store(sums, column + 3 * width, bx)
+            store(sums, column + 4 * width, by)
+            store(sums, column + 5 * width, bz)
+        slope = 2 * p * n_radial + l * n_padded
+        level = slope + n_radial
+        for other in range(n_slots):
+            is_equal = other == slot
+            species1 = environment.species_of_slot[min(slot, other)]
+            species2 = environment.species_of_slot[max(slot, other)]
+            block = out_at + layout.block_offsets[species1 * expansion.n_species + species2]
+            for n1 in range(n_max):
+                start = n1 // LANES * LANES if is_equal and layout.is_triangle else 0
+                for n2 in range(start, n_padded, LANES):
+                    for axis in range(3):
+                        i = axis * width + other * n_padded
+                        j = i + 3 * width
+                        value = broadcast(0.0)
+                        if other >= slot:
+                            value = broadcast(radial[slope + n1]) * load(sums, i + n2)
+                            value = value + broadcast(radial[level + n1]) * load(sums, j + n2)
+                        if other <= slot:
+                            value = value + broadcast(sums[i + n1]) * load(radial, slope + n2)
+                            value = value + broadcast(sums[j + n1]) * load(radial, level + n2)
+                        to = block + axis * n_features
+                        _write(expansion, layout, is_equal, l, n1, n2, value, out, to)
+
+
+@inlined
+def _write(
+    expansion: Expansion,
+    layout: Layout,
+    is_equal: bool,
+    l: int,
+    n1: int,
+    n2: int,
+    value: Any,
+    out: Output,
+    block: int,
+) -> None:
+    """Weight eight features of row ``n1`` from ``n2`` on, and write those that exist."""
+    n_max = expansion.n_max
+    if n1 >= n_max:
+        return
+    factor = layout.weight_degree[l]
+    if is_equal:
+        row = n1 * expansion.n_padded + n2
+        value = value * (broadcast(factor) * load(layout.weight_equal, row))
+    else:
+        value = value * broadcast(factor * layout.weight_unequal)
+    if is_equal and layout.is_triangle:
+        # Row n1 starts at its diagonal, after the n1 rows above it.
+        at = l * (n_max * (n_max + 1) // 2) + n1 * n_max - n1 * (n1 + 1) // 2 + n2
+        store_some(out, block + at, value, n1 - n2, n_max - n2)
+    else:
+        store_some(out, block + l * n_max * n_max + n1 * n_max + n2, value, 0, n_max - n2)
+
+
+@inlined
+def _clear_absent(
+    expansion: Expansion,
+    layout: Layout,
+    environment: Environment,
+    species: int,
+    out: Output,
+    out_at: int,
+) -> None:
+    """Zero the species pairs without contribution: absent ones, or not holding ``species``."""
+    n_species = expansion.n_species
+    n = expansion.n_max
+    for s1 in range(n_species):
+        for s2 in range(s1, n_species):
+            is_absent = environment.slot_of_species[s1] < 0 or environment.slot_of_species[s2] < 0
+            if is_absent or (species >= 0 and s1 != species and s2 != species):
+                n_equal = n * (n + 1) // 2 if layout.is_triangle else n * n
+                size = (expansion.l_max + 1) * (n_equal if s1 == s2 else n * n)
+                begin = out_at + layout.block_offsets[s1 * n_species + s2]
+                for f in range(begin, begin + size):
+                    out[f] = 0.0
