@@ -2,19 +2,22 @@
 
 Numba keys its on-disk cache on the file that defines a function, so a kernel that
 inlines a helper from another file would go stale when only the helper changes. The
-cache therefore lives in a folder named by the hash of all kernel sources and of the
-versions that generate code: any change there is a new, empty folder.
+machine code of each file therefore lives in a folder named by the hash of that file, of all
+kernel files that it imports, and of the versions that generate code.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +25,40 @@ import llvmlite
 import numba
 
 
-def cache_folder() -> Path:
-    """Folder of the compiled kernels of this source tree on this machine.
+def cache_root() -> Path:
+    """Folder of the compiled kernels on this machine.
 
     ``ATOMLAKE_CACHE_DIR`` moves it (default ``$XDG_CACHE_HOME/atomlake`` or
     ``~/.cache/atomlake``); on a cluster it should be local to the node.
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    root = Path(os.environ.get("ATOMLAKE_CACHE_DIR") or Path(home) / "atomlake")
-    digest = hashlib.blake2b(digest_size=8)
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    return Path(os.environ.get("ATOMLAKE_CACHE_DIR") or Path(home) / "atomlake") / "kernels"
+
+
+_IMPORT = re.compile(
+    r"^from atomlake\.kernels(?:\.(\w+))? import ([\w, ]+|\([^)]*\))", re.MULTILINE
+)
+
+
+def _sources(module: str, found: dict[str, bytes]) -> dict[str, bytes]:
+    """Add the source of a kernel module and of all that it imports, itself or through others."""
+    path = Path(__file__).with_name(f"{module}.py")
+    if module not in found and path.exists():
+        found[module] = path.read_bytes()
+        for name, imported in _IMPORT.findall(found[module].decode()):
+            for other in [name] if name else re.findall(r"\w+", imported):
+                _sources(other, found)
+    return found
+
+
+@cache
+def cache_folder(module: str) -> Path:
+    """Folder of the machine code of one kernel module as its sources are now."""
     versions = (sys.version_info[:3], numba.__version__, llvmlite.__version__, platform.machine())
-    digest.update(repr(versions).encode())
-    return root / f"kernels-{digest.hexdigest()}"
-
-
-CACHE_FOLDER = cache_folder()
-numba.config.CACHE_DIR = str(CACHE_FOLDER)
+    digest = hashlib.blake2b(repr(versions).encode(), digest_size=8)
+    for name, source in sorted(_sources(module, {}).items()):
+        digest.update(name.encode() + b"\0" + source)
+    return cache_root() / f"{module}-{digest.hexdigest()}"
 
 
 def kernel[Function: Callable[..., Any]](function: Function) -> Function:
@@ -50,6 +69,8 @@ def kernel[Function: Callable[..., Any]](function: Function) -> Function:
     how a batch is cut. ``error_model="numpy"`` drops the zero-division branch that
     would keep loops from being vectorised.
     """
+    # numba reads the setting when a function is decorated
+    numba.config.CACHE_DIR = str(cache_folder(function.__module__.rpartition(".")[2]))
     return numba.njit(  # type: ignore[no-any-return]
         function, nogil=True, cache=True, error_model="numpy", fastmath={"contract"}
     )
@@ -87,26 +108,26 @@ def compiling_alone() -> Iterator[None]:
 
     Two processes that add different signatures of one kernel to the cache at once can
     leave an index that points at the other's machine code, so first calls run one
-    process at a time. A cache that cannot be read (numba does not recover from a
-    truncated file) is emptied, so that the caller's second attempt compiles afresh.
+    process at a time.
     """
-    import fcntl
-
-    CACHE_FOLDER.mkdir(parents=True, exist_ok=True)
-    with open(CACHE_FOLDER / ".lock", "w") as lock:
+    cache_root().mkdir(parents=True, exist_ok=True)
+    with open(cache_root() / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def empty_cache() -> None:
-    """Remove every compiled kernel of this source tree; the lock file stays."""
-    for entry in CACHE_FOLDER.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
+    """Remove all compiled kernels of this machine; the lock file stays."""
+    for folder in cache_root().iterdir():
+        if folder.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def warm_up(first_calls: Callable[[], object]) -> None:
     """Run ``first_calls`` so that later calls find compiled kernels.
+
+    Numba does not recover from a cache file that was cut short: if the calls fail, the cache
+    is emptied and they are made once more.
 
     Parameters
     ----------
@@ -116,10 +137,6 @@ def warm_up(first_calls: Callable[[], object]) -> None:
     with compiling_alone():
         try:
             first_calls()
-        except (EOFError, ImportError, KeyError, ValueError, OSError, AttributeError) as problem:
-            if "pickle" not in f"{type(problem).__name__}{problem}".lower() and not isinstance(
-                problem, EOFError | OSError
-            ):
-                raise
+        except Exception:
             empty_cache()
             first_calls()

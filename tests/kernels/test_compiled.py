@@ -1,0 +1,81 @@
+"""Compiled kernels are cached, never stale, and a damaged cache heals."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from atomlake.kernels import compiled
+
+PROGRAM = """
+import sys, types
+sys.path.insert(0, {folder!r})
+import numpy, atomlake.kernels
+atomlake.kernels.__path__.insert(0, {folder!r})
+from atomlake.kernels import compiled
+compiled.__file__ = {folder!r} + "/compiled.py"
+from atomlake.kernels.outer import outer
+compiled.warm_up(lambda: outer(1.0))
+print(outer(1.0))
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a program that calls ``outer``, which inlines a helper from another file."""
+    (tmp_path / "outer.py").write_text(
+        "from atomlake.kernels.compiled import kernel\n"
+        "from atomlake.kernels.inner import inner\n\n\n"
+        "@kernel\ndef outer(x):\n    return inner(x) + 1.0\n"
+    )
+
+    def result(factor):
+        (tmp_path / "inner.py").write_text(
+            "from atomlake.kernels.compiled import inlined\n\n\n"
+            f"@inlined\ndef inner(x):\n    return {factor} * x\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM.format(folder=str(tmp_path))],
+            env={**os.environ, "ATOMLAKE_CACHE_DIR": str(tmp_path / "cache")},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return float(done.stdout)
+
+    return result
+
+
+def test_a_helper_changed_in_another_file_changes_the_result(run, tmp_path):
+    assert run(2.0) == 3.0
+    assert run(60.0) == 61.0
+    assert len(list((tmp_path / "cache" / "kernels").glob("outer-*"))) == 2
+
+
+def test_a_truncated_cache_file_heals(run, tmp_path):
+    assert run(2.0) == 3.0
+    files = list((tmp_path / "cache").rglob("*.nb[ci]"))
+    assert files
+    for file in files:
+        file.write_bytes(file.read_bytes()[:20])
+    assert run(2.0) == 3.0
+
+
+def test_every_import_of_a_kernel_counts():
+    found = compiled._sources("accumulate", {})
+    assert set(found) == {"accumulate", "compiled"}
+
+
+def test_importing_the_package_compiles_and_imports_no_numba():
+    program = "import sys, atomlake, atomlake.cli; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_the_kernels_folder_is_flat():
+    assert not [
+        p
+        for p in Path(compiled.__file__).parent.iterdir()
+        if p.is_dir() and p.name != "__pycache__"
+    ]
