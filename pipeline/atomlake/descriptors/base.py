@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
+#: Everything that :attr:`Descriptor.symmetries` may hold.
+SYMMETRIES = frozenset({"translation", "rotation", "reflection", "permutation", "cell"})
 #: Bytes of one block's arrays when a larger computation is cut into blocks.
 BLOCK_NBYTES = 32 * 2**20
 #: Bytes of the rows per centre that are summed into structures at a time.
@@ -249,6 +251,21 @@ class Descriptor(BaseModel, ABC):
     def n_components(self) -> int:
         """Equivariant components of each feature; 1 for invariants."""
         return 1
+
+    @property
+    def symmetries(self) -> frozenset[str]:
+        """What may be done to a structure without changing its features.
+
+        Of ``translation``, ``rotation``, ``reflection``, ``permutation`` (of the atoms), and
+        ``cell`` (another cell of the same lattice). Where there are several components, rotation
+        and reflection preserve the length of a feature's vector of components.
+        """
+        return SYMMETRIES
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether features change continuously as an atom crosses the cutoff."""
+        return True
 
     @property
     def n_centre_species(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import lru_cache
 from itertools import product
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -346,66 +346,6 @@ class SymmetryFunctions(Descriptor):
         """Estimate seconds per atom on one core, from measured times per pair and triple."""
         return 1e-6
 
-    @cached_property
-    def _functions(
-        self,
-    ) -> tuple[
-        kernels.RadialFunctions,
-        kernels.AngularFunctions,
-        kernels.AngularFunctions,
-        kernels.RadialFunctions,
-        kernels.AngularFunctions,
-    ]:
-        """The functions per species, closed and open per pair, weighted and weighted closed."""
-        s = len(self.species_numbers) if self._has_channels else 1
-        first_pair = s * self._n_per_species
-        first_weighted = self.n_features - len(self.w2) - len(self.w4)
-        one, two = np.indices((s, s))
-        low, high = np.minimum(one, two), np.maximum(one, two)
-        pairs = first_pair + (high * (high + 1) // 2 + low) * self._n_per_pair
-        return (
-            self._radial(self.g1, self.g2, self.g3, np.arange(s) * self._n_per_species),
-            self._angular(True, self.g4, pairs),
-            self._angular(False, self.g5, pairs + len(self.g4)),
-            self._radial(False, self.w2, (), np.array([first_weighted])),
-            self._angular(True, self.w4, np.array([[first_weighted + len(self.w2)]])),
-        )
-
-    def _radial(
-        self,
-        has_sum: bool,
-        gaussians: tuple[RadialParameters, ...],
-        kappas: tuple[float, ...],
-        column: kernels.Integers,
-    ) -> kernels.RadialFunctions:
-        return kernels.RadialFunctions(
-            int(has_sum),
-            np.array([self._inverse_square(p.eta) for p in gaussians], dtype=np.float64),
-            np.array([p.r_s for p in gaussians], dtype=np.float64),
-            np.array(kappas, dtype=np.float64),
-            column.astype(np.int64),
-        )
-
-    def _angular(
-        self, is_closed: bool, functions: tuple[AngularParameters, ...], column: kernels.Integers
-    ) -> kernels.AngularFunctions:
-        powers = sorted({(p.zeta, p.lambda_) for p in functions})
-        gaussians = sorted({(p.eta, p.r_s) for p in functions})
-        return kernels.AngularFunctions(
-            is_closed,
-            np.array([zeta for zeta, _ in powers], dtype=np.float64),
-            np.array([lambda_ for _, lambda_ in powers], dtype=np.float64),
-            np.array([self._inverse_square(eta) for eta, _ in gaussians], dtype=np.float64),
-            np.array([r_s for _, r_s in gaussians], dtype=np.float64),
-            np.array([powers.index((p.zeta, p.lambda_)) for p in functions], dtype=np.int64),
-            np.array([gaussians.index((p.eta, p.r_s)) for p in functions], dtype=np.int64),
-            column.astype(np.int64),
-        )
-
-    def _inverse_square(self, eta: float) -> float:
-        """Eta in 1/Å²."""
-        return eta if self.eta_unit == "angstrom" else eta / self.cutoff**2
-
     def _environments(
         self, structures: Structures, neighbours: Neighbours, first: int, last: int, rows: Rows
     ) -> None:
@@ -421,6 +361,65 @@ class SymmetryFunctions(Descriptor):
             kernels.Envelope(
                 self.cutoff_function.code, self.cutoff_function.parameter, self.cutoff
             ),
-            *self._functions,
+            *_kernel_functions(self),
             *rows,
         )
+
+
+@lru_cache(maxsize=64)
+def _kernel_functions(
+    descriptor: SymmetryFunctions,
+) -> tuple[
+    kernels.RadialFunctions,
+    kernels.AngularFunctions,
+    kernels.AngularFunctions,
+    kernels.RadialFunctions,
+    kernels.AngularFunctions,
+]:
+    """Return g1 to g3, g4, g5, w2 and w4 in the terms of the kernels."""
+    d = descriptor
+    s = len(d.species_numbers) if d._has_channels else 1
+    first_pair = s * d._n_per_species
+    first_weighted = d.n_features - len(d.w2) - len(d.w4)
+    one, two = np.indices((s, s))
+    low, high = np.minimum(one, two), np.maximum(one, two)
+    pairs = first_pair + (high * (high + 1) // 2 + low) * d._n_per_pair
+    unit = d.cutoff if d.eta_unit == "cutoff" else 1.0
+
+    def radial(
+        has_sum: bool,
+        gaussians: tuple[RadialParameters, ...],
+        kappas: tuple[float, ...],
+        column: kernels.Integers,
+    ) -> kernels.RadialFunctions:
+        return kernels.RadialFunctions(
+            int(has_sum),
+            np.array([p.eta / unit**2 for p in gaussians], dtype=np.float64),
+            np.array([p.r_s for p in gaussians], dtype=np.float64),
+            np.array(kappas, dtype=np.float64),
+            column.astype(np.int64),
+        )
+
+    def angular(
+        is_closed: bool, functions: tuple[AngularParameters, ...], column: kernels.Integers
+    ) -> kernels.AngularFunctions:
+        powers = sorted({(p.zeta, p.lambda_) for p in functions})
+        gaussians = sorted({(p.eta, p.r_s) for p in functions})
+        return kernels.AngularFunctions(
+            is_closed,
+            np.array([zeta for zeta, _ in powers], dtype=np.float64),
+            np.array([lambda_ for _, lambda_ in powers], dtype=np.float64),
+            np.array([eta / unit**2 for eta, _ in gaussians], dtype=np.float64),
+            np.array([r_s for _, r_s in gaussians], dtype=np.float64),
+            np.array([powers.index((p.zeta, p.lambda_)) for p in functions], dtype=np.int64),
+            np.array([gaussians.index((p.eta, p.r_s)) for p in functions], dtype=np.int64),
+            column.astype(np.int64),
+        )
+
+    return (
+        radial(d.g1, d.g2, d.g3, np.arange(s) * d._n_per_species),
+        angular(True, d.g4, pairs),
+        angular(False, d.g5, pairs + len(d.g4)),
+        radial(False, d.w2, (), np.array([first_weighted])),
+        angular(True, d.w4, np.array([[first_weighted + len(d.w2)]])),
+    )
