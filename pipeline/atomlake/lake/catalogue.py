@@ -19,15 +19,16 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from atomlake.errors import LakeError
 from atomlake.lake import layout
@@ -228,6 +229,11 @@ class Catalogue:
                     tables[name].load_as_version(
                         as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)
                     )
+                if tables[name].protocol().min_reader_version > 1:
+                    raise LakeError(
+                        f"the table {name} of {lake} was rewritten by other software with features "
+                        "that atomlake does not read: restore it from a copy"
+                    )
         catalogue = cls(lake, {name: table.version() for name, table in tables.items()})
         catalogue._tables = tables
         return catalogue
@@ -276,7 +282,7 @@ class Catalogue:
 
     def log(self, name: str) -> pl.LazyFrame:
         """Every row that was ever committed to a table."""
-        return pl.scan_delta(self._table(name))
+        return _scan(name, self._table(name))
 
     def _newest(self, name: str, columns: Sequence[str] | None) -> pl.LazyFrame:
         table = self.log(name).sort("sequence")
@@ -392,13 +398,13 @@ class Catalogue:
     def _append(self, name: str, rows: pl.DataFrame, check: _Check | None = None) -> int:
         with reporting(self.lake):
             if name not in self._appenders:
-                self._appenders[name] = _Appender(self._table(name))
+                self._appenders[name] = _Appender(name, self._table(name))
             return self._appenders[name].append(rows, check)
 
 
 # ----- Appending
 
-_Check = Callable[[pl.DataFrame, pl.LazyFrame, DeltaTable], pl.DataFrame]
+_Check = Callable[[pl.DataFrame, pl.LazyFrame, pl.LazyFrame], pl.DataFrame]
 
 
 class _Appender:
@@ -406,27 +412,33 @@ class _Appender:
 
     Parameters
     ----------
-    known : DeltaTable
-        The version that the caller has based its rows on.
+    name : str
+        The table.
+    base : DeltaTable
+        The version that the caller's rows are based on.
     """
 
-    def __init__(self, known: DeltaTable) -> None:
-        self._table = DeltaTable(known.table_uri)
-        self._files = set(known.file_uris())
-        newest = pl.scan_delta(known).select(pl.col("sequence").max()).collect().item()
-        self._sequence = newest or 0
+    def __init__(self, name: str, base: DeltaTable) -> None:
+        self._name = name
+        self._table = DeltaTable(base.table_uri)
+        self._known = set(base.file_uris())
+        self._base = self._sequence = _newest_sequence(_scan(name, base))
+        self._others: set[str] = set()
 
     def append(self, rows: pl.DataFrame, check: _Check | None = None) -> int:
         """Commit ``rows``, less those that ``check`` drops; return how many there were."""
         for _ in range(_ATTEMPTS):
             self._table.update_incremental()
-            unknown = set(self._table.file_uris()) - self._files
+            unknown = set(self._table.file_uris()) - self._known
             if unknown:
-                others = pl.scan_parquet(sorted(unknown), glob=False)
-                newest = others.select(pl.col("sequence").max()).collect().item()
-                self._sequence = max(self._sequence, newest or 0)
-                if check is not None:
-                    rows = check(rows, others, self._table)
+                newest = _newest_sequence(_scan(self._name, self._table, unknown))
+                self._sequence = max(self._sequence, newest)
+                self._known |= unknown
+                self._others |= unknown
+            if self._others and check is not None:
+                others = _scan(self._name, self._table, self._others)
+                since = others.filter(pl.col("sequence") > self._base)
+                rows = check(rows, since, _scan(self._name, self._table))
             if rows.is_empty():
                 return 0
             first = max(time.time_ns(), self._sequence + 1)
@@ -435,11 +447,13 @@ class _Appender:
                     self._table,
                     rows.with_columns(sequence=first + pl.int_range(len(rows))),
                     mode="append",
+                    # Not retried on top of a version that nobody has looked at.
                     commit_properties=CommitProperties(max_commit_retries=0),
                 )
             except CommitFailedError:
                 continue
-            self._files = set(self._table.file_uris())
+            self._known = set(self._table.file_uris())
+            self._others &= self._known
             self._sequence = first + len(rows) - 1
             return len(rows)
         raise LakeError(
@@ -448,12 +462,15 @@ class _Appender:
         )
 
 
-def _without_taken(rows: pl.DataFrame, others: pl.LazyFrame, table: DeltaTable) -> pl.DataFrame:
+def _newest_sequence(rows: pl.LazyFrame) -> int:
+    return rows.select(pl.col("sequence").max()).collect().item() or 0
+
+
+def _without_taken(rows: pl.DataFrame, others: pl.LazyFrame, log: pl.LazyFrame) -> pl.DataFrame:
     """Drop structures whose place or identity another writer's row has, if that row holds."""
     for identity in (_PLACE, ["structure_id"]):
         new = rows.filter(pl.col("retires").is_null()).lazy().select(identity)
         if others.join(new, on=identity, how="semi").select(pl.len()).collect().item():
-            log = pl.scan_delta(table)
             live = _live(log.join(new, on=identity, how="semi"), _retired(log))
             taken = _live(live.with_columns(retires=None), rows.select("retires").drop_nulls())
             kept = rows.lazy().join(taken, on=identity, how="anti")
@@ -463,6 +480,25 @@ def _without_taken(rows: pl.DataFrame, others: pl.LazyFrame, table: DeltaTable) 
 
 
 # ----- What rows say
+
+
+def _scan(name: str, table: DeltaTable, uris: Iterable[str] | None = None) -> pl.LazyFrame:
+    """Return the rows of a version of a table, or those of some of its files."""
+    folder = Path(unquote(urlsplit(table.table_uri).path))
+    files = [
+        folder / unquote(uri.rpartition("/")[2])
+        for uri in sorted(table.file_uris() if uris is None else uris)
+    ]
+    if not files:
+        return pl.LazyFrame(schema=TABLES[name])
+    return pl.scan_parquet(
+        files,
+        schema=TABLES[name],
+        missing_columns="insert",
+        extra_columns="ignore",
+        glob=False,
+        hive_partitioning=False,
+    )
 
 
 def _live(log: pl.LazyFrame, retired: pl.DataFrame) -> pl.LazyFrame:
@@ -499,6 +535,11 @@ def reporting(lake: Path | str) -> Iterator[None]:
     """Turn whatever goes wrong with the tables into a LakeError."""
     try:
         yield
+    except TableNotFoundError as error:
+        raise LakeError(
+            f"{lake} lacks a table ({error}): its creation was interrupted, or the table was "
+            "deleted; run a recipe on the lake, or restore it from a copy"
+        ) from error
     except (DeltaError, OSError, pl.exceptions.PolarsError) as error:
         raise LakeError(
             f"the catalogue of {lake} cannot be used ({type(error).__name__}: {error})"

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
@@ -64,13 +64,15 @@ class StoredFile(NamedTuple):
 
 def group_attributes(root: Path) -> dict[str, Any]:
     """Attributes of a group."""
-    return cast("dict[str, Any]", _group_document(root)["attributes"])
+    with reading(str(root)):
+        return dict(_document(root)["attributes"])
 
 
 def array_dims(root: Path) -> dict[str, tuple[str, ...]]:
     """Names of the arrays of a group and their dimensions."""
-    metadata = _group_document(root)["consolidated_metadata"]["metadata"]
-    return {name: tuple(array["dimension_names"]) for name, array in metadata.items()}
+    with reading(str(root)):
+        arrays = _document(root)["consolidated_metadata"]["metadata"]
+        return {name: tuple(array["dimension_names"]) for name, array in arrays.items()}
 
 
 def open_array(root: Path, name: str) -> zarr.Array[Any]:
@@ -98,9 +100,8 @@ def read(array: zarr.Array[Any], selection: Any) -> Array:
         return np.asarray(array[selection])
 
 
-def _group_document(root: Path) -> dict[str, Any]:
-    with reading(str(root)):
-        return cast("dict[str, Any]", json.loads((root / "zarr.json").read_bytes()))
+def _document(root: Path) -> Any:
+    return json.loads((root / "zarr.json").read_bytes())
 
 
 @contextmanager
@@ -111,8 +112,9 @@ def reading(what: str) -> Iterator[None]:
     except (LakeError, MemoryError):
         raise
     except Exception as error:
+        first_line = str(error).partition("\n")[0]
         raise LakeError(
-            f"{what} is missing or damaged ({type(error).__name__}: {error}); "
+            f"{what} is missing or damaged ({type(error).__name__}: {first_line}); "
             "'atomlake verify' says what else is"
         ) from error
 

@@ -29,6 +29,8 @@ from atomlake.errors import LakeError
 FORMAT_VERSION = 1
 #: File that makes a folder a lake.
 MARKER = "atomlake.json"
+#: What Delta tables do not allow in a path.
+_IMPOSSIBLE = "%[]\\^|"
 #: Folders of a lake.
 CATALOGUE, DESCRIPTORS, PARTS, SCRATCH = "catalogue", "descriptors", "parts", "scratch"
 
@@ -90,6 +92,9 @@ def create_marker(lake: Path | str) -> None:
     """
     lake = Path(lake)
     marker = lake / MARKER
+    odd = sorted({c for c in str(lake.absolute()) if c in _IMPOSSIBLE or ord(c) < 32})
+    if odd:
+        raise LakeError(f"the path of a lake cannot contain {odd}: name another than {lake}")
     try:
         if not marker.exists():
             lake.mkdir(parents=True, exist_ok=True)

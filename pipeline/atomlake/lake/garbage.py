@@ -1,0 +1,85 @@
+"""What lies in a lake and was never published: left by tasks that died, or still being written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from atomlake.lake import layout
+from atomlake.lake.catalogue import Catalogue, reporting
+
+
+class Unpublished(NamedTuple):
+    """A zarr group that the catalogue does not name.
+
+    ``modified`` is when a file of it was last written, in seconds since 1970.
+    """
+
+    path: str
+    n_files: int
+    nbytes: int
+    modified: float
+
+
+def unpublished(lake: Path | str, older_than: timedelta = timedelta(0)) -> list[Unpublished]:
+    """List what was last written longer ago than ``older_than`` and is in no version of the lake.
+
+    Raises
+    ------
+    LakeError
+        If the catalogue cannot be read.
+    """
+    # Listed before the catalogue is read: what is published in between is not missed.
+    found = [_measure(lake, path) for path in _groups(Path(lake))]
+    with reporting(lake):
+        catalogue = Catalogue.open(lake)
+        known = {
+            path
+            for table in ("parts", "features")
+            for path in catalogue.log(table).select("path").collect()["path"]
+        }
+    limit = time.time() - older_than.total_seconds()
+    return [group for group in found if group.path not in known and group.modified <= limit]
+
+
+def collect(lake: Path | str, older_than: timedelta) -> list[Unpublished]:
+    """Remove what :func:`unpublished` lists.
+
+    ``older_than`` must exceed the time from a task's first file to the commit of its record.
+    """
+    garbage = unpublished(lake, older_than)
+    for group in garbage:
+        root = layout.resolve(lake, group.path)
+        shutil.rmtree(root)
+        if root.parent.parent.name == layout.PARTS and not any(root.parent.iterdir()):
+            root.parent.rmdir()
+    return garbage
+
+
+def _groups(lake: Path) -> Iterator[str]:
+    """Paths of all groups of parts, and of descriptors that were not finished."""
+    for part in _folders(lake / layout.PARTS):
+        for group in _folders(part):
+            yield group.relative_to(lake).as_posix()
+    for descriptor in _folders(lake / layout.DESCRIPTORS):
+        if descriptor.name.startswith("."):
+            yield descriptor.relative_to(lake).as_posix()
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+
+
+def _measure(lake: Path | str, path: str) -> Unpublished:
+    stats = [stat for _, stat in layout.files(lake, path)]
+    modified = max((stat.st_mtime for stat in stats), default=0.0)
+    return Unpublished(path, len(stats), sum(stat.st_size for stat in stats), modified)

@@ -1,0 +1,150 @@
+"""Zarr groups: cut as the rules say, whole, quiet to open, loud when something is missing."""
+
+from __future__ import annotations
+
+import copy
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atomlake.errors import LakeError
+from atomlake.lake import groups
+from atomlake.lake.groups import FEATURE_CHUNKS, GRADIENT_CHUNKS, PLAIN_CHUNKS
+from atomlake.variables import Variable
+
+ATOMS = Variable(("atom", "feature"), "feature", "1", "number")
+
+
+@given(
+    st.integers(0, 10**7),
+    st.integers(1, 10**5),
+    st.sampled_from([4, 8]),
+    st.sampled_from([FEATURE_CHUNKS, GRADIENT_CHUNKS, PLAIN_CHUNKS]),
+)
+def test_chunks_and_shards_follow_the_rules(
+    n_rows: int, width: int, itemsize: int, chunking: groups.Chunking
+) -> None:
+    chunk, shard = groups.chunk_and_shard((n_rows, width), itemsize, chunking)
+    nbytes = itemsize * width
+    if n_rows <= chunk:
+        assert chunk == shard == max(1, n_rows)
+        return
+    assert chunk & (chunk - 1) == 0, "a power of two of rows"
+    assert chunking.least_rows <= chunk <= chunking.most_rows
+    assert chunk * nbytes <= chunking.nbytes or chunk == chunking.least_rows
+    assert shard % chunk == 0
+    assert shard * nbytes <= groups.SHARD_NBYTES + chunk * nbytes
+    n_shards = -(-n_rows // shard)
+    assert n_shards * shard - n_rows < n_shards * chunk, "hardly any padding"
+
+
+def test_features_of_soap_get_sixteen_rows_a_chunk() -> None:
+    assert groups.chunk_and_shard((10**5, 3696), 4, FEATURE_CHUNKS)[0] == 16
+    assert groups.chunk_and_shard((10**5, 3, 3696), 4, GRADIENT_CHUNKS)[0] == 16
+
+
+def write(root: Path, values: np.ndarray) -> tuple[groups.StoredFile, ...]:
+    writer = groups.GroupWriter(root, {"title": "test"})
+    shards = groups.ShardedArray(
+        writer.create("features", ATOMS, values.shape, values.dtype, FEATURE_CHUNKS)
+    )
+    for start in range(0, len(values), 300):
+        shards.append(values[start : start + 300])
+    shards.finish("features")
+    return writer.close()
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of a few chunks, so that small arrays have several."""
+    monkeypatch.setattr(groups, "SHARD_NBYTES", 2**19)
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("fill", [0.0, np.nan, 1.5])
+def test_every_chunk_is_written_once_and_none_is_left_out(tmp_path: Path, fill: float) -> None:
+    """Also where all values are zero or NaN, which codecs and stores like to skip."""
+    values = np.full((2500, 100), fill, dtype=np.float32)
+    files = write(tmp_path / "g", values)
+    array = groups.open_array(tmp_path / "g", "features")
+    assert array.chunks == (512, 100)
+    assert array.shards == (1536, 100)
+    shards = [f for f in files if f.name.startswith("features/c/")]
+    assert [f.name for f in shards] == [f"features/c/{i}/0" for i in range(2)]
+    for file, n_chunks in zip(shards, (3, 2), strict=True):
+        content = (tmp_path / "g" / file.name).read_bytes()
+        assert (len(content), zlib.crc32(content)) == (file.nbytes, file.crc32)
+        # The index at the end has offset and length of each chunk; all ones mean absent.
+        index = np.frombuffer(content[-4 - 16 * 3 : -4], dtype="<u8").reshape(3, 2)
+        assert (index[:n_chunks] != 2**64 - 1).all()
+    np.testing.assert_array_equal(groups.read(array, ...), values)
+
+
+def test_the_list_of_files_is_what_is_there(tmp_path: Path) -> None:
+    root = tmp_path / "g"
+    files = write(root, np.ones((10, 3)))
+    found = {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
+    assert {f.name for f in files} == found
+
+
+def test_a_group_opens_by_itself_with_xarray(tmp_path: Path) -> None:
+    values = np.arange(12.0).reshape(4, 3)
+    write(tmp_path / "g", values)
+    with xr.open_zarr(tmp_path / "g") as dataset:
+        assert dataset.attrs == {"title": "test"}
+        assert dataset["features"].dims == ("atom", "feature")
+        assert dataset["features"].attrs == {"units": "1", "long_name": "number"}
+        np.testing.assert_array_equal(dataset["features"], values)
+
+
+def test_a_group_that_was_not_closed_does_not_open(tmp_path: Path) -> None:
+    writer = groups.GroupWriter(tmp_path / "g", {})
+    writer.write("features", ATOMS, np.ones((4, 3)))
+    with pytest.raises(LakeError):
+        groups.array_dims(tmp_path / "g")
+
+
+def test_arrays_without_rows_are_kept(tmp_path: Path) -> None:
+    write(tmp_path / "g", np.ones((0, 3), np.float32))
+    array = groups.open_array(tmp_path / "g", "features")
+    assert array.shape == (0, 3)
+    assert groups.read(array, ...).dtype == np.float32
+
+
+def test_rows_that_never_came_are_noticed(tmp_path: Path) -> None:
+    writer = groups.GroupWriter(tmp_path / "g", {})
+    shards = groups.ShardedArray(writer.create("features", ATOMS, (5, 3), np.float64))
+    shards.append(np.ones((4, 3)))
+    with pytest.raises(LakeError, match="must have 5 rows, and 4 came"):
+        shards.finish("features")
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("damage", ["delete", "truncate", "flip"])
+def test_damage_raises_on_reading_and_spares_the_rest(tmp_path: Path, damage: str) -> None:
+    values = np.random.default_rng(0).normal(size=(2500, 100)).astype(np.float32)
+    write(tmp_path / "g", values)
+    shard = tmp_path / "g" / "features" / "c" / "1" / "0"
+    content = bytearray(shard.read_bytes())
+    content[1000] ^= 4
+    if damage == "delete":
+        shard.unlink()
+    else:
+        shard.write_bytes(content[:-1000] if damage == "truncate" else content)
+    array = groups.open_array(tmp_path / "g", "features")
+    with pytest.raises(LakeError, match=r"missing or damaged.*atomlake verify"):
+        groups.read(array, slice(1536, 1540))
+    np.testing.assert_array_equal(groups.read(array, slice(0, 1536)), values[:1536])
+
+
+def test_reading_does_not_change_the_settings_of_others(tmp_path: Path) -> None:
+    write(tmp_path / "g", np.ones((4, 3)))
+    before = copy.deepcopy(zarr.config.config)
+    groups.read(groups.open_array(tmp_path / "g", "features"), ...)
+    assert zarr.config.config == before
