@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from atomlake.errors import SetAside, SourceError
 from atomlake.sources import labels
-from atomlake.sources.base import Batch, FileIndex, Reader, ReadResult, Unreadable
+from atomlake.sources.base import Batch, FileIndex, Reader, ReadResult, Unreadable, cell_volumes
 
 #: Rows fetched by one statement.
 BLOCK_ROWS = 500
@@ -87,13 +87,11 @@ class AseSqlite(Reader):
                     cells.append(np.frombuffer(cell, "<f8"))
                 else:
                     cells.append(np.full(9, np.nan))
-        with np.errstate(all="ignore"):
-            volumes = np.abs(np.linalg.det(np.array(cells).reshape(-1, 3, 3)))
         return FileIndex(
             keys=[str(row_id) for row_id in ids],
             record_hashes=np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(-1, 16),
             n_atoms=np.array(n_atoms, dtype=np.int32),
-            volumes=np.where(volumes > 0, volumes, np.nan).astype(np.float32),
+            volumes=cell_volumes(np.array(cells).reshape(-1, 3, 3)),
             locations=np.array([(row_id, 0) for row_id in ids], dtype=np.int64),
             set_aside=problems,
         )
@@ -128,8 +126,11 @@ class AseSqlite(Reader):
         """Open the database for reading, with nothing in it trusted."""
         if not os.path.isfile(self.location):
             raise SourceError(f"{self.location} is missing")
-        uri = f"file:{quote(os.path.abspath(self.location))}?mode=ro"
-        database = sqlite3.connect(uri, uri=True, timeout=20)
+        path = os.path.abspath(self.location)
+        # SQLite wants to write beside a database even to read one that keeps a log.
+        is_frozen = len(self.files) == 1 and not os.access(os.path.dirname(path), os.W_OK)
+        mode = "immutable=1" if is_frozen else "mode=ro"
+        database = sqlite3.connect(f"file:{quote(path)}?{mode}", uri=True, timeout=20)
         try:
             database.text_factory = lambda text: text.decode(errors="replace")
             database.execute("PRAGMA trusted_schema=OFF")

@@ -345,3 +345,53 @@ def gather(
         order = np.argsort(rows)
         rows, structures = rows[order], structures.take(order)
     return ReadResult(structures, rows, problems)
+
+
+def parsed_index(
+    result: ReadResult, keys: Sequence[str], locations: NDArray[np.int64], salt: bytes
+) -> FileIndex:
+    """Index records that had to be parsed to be counted.
+
+    Parameters
+    ----------
+    result : ReadResult
+        What became of them.
+    keys : sequence of str
+        Their names.
+    locations : int64 array, shape (n_records, 2)
+        Where they are.
+    salt : bytes
+        The reader's :attr:`Reader.record_salt`.
+    """
+    structures = result.structures
+    contents = {row: repr(problem).encode() for row, problem in result.set_aside.items()}
+    contents |= dict(zip(result.rows.tolist(), structures.content_hashes(), strict=True))
+    hashes = [
+        hashlib.blake2b(contents[row], digest_size=16, person=salt).digest()
+        for row in range(len(keys))
+    ]
+    n_atoms = np.zeros(len(keys), dtype=np.int32)
+    n_atoms[result.rows] = structures.n_atoms_per_structure
+    volumes = np.full(len(keys), np.nan, dtype=np.float32)
+    volumes[result.rows] = cell_volumes(structures.cells)
+    return FileIndex(
+        keys=list(keys),
+        record_hashes=np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(-1, 16),
+        n_atoms=n_atoms,
+        volumes=volumes,
+        locations=locations,
+        set_aside=dict(result.set_aside),
+    )
+
+
+def cell_volumes(cells: Floats) -> NDArray[np.float32]:
+    """Volume of each cell in Å^3; NaN where there is none.
+
+    Parameters
+    ----------
+    cells : float64 array, shape (n, 3, 3)
+        Cell vectors as rows.
+    """
+    with np.errstate(all="ignore"):
+        volumes = np.abs((cells[:, 0] * np.cross(cells[:, 1], cells[:, 2])).sum(axis=1))
+        return np.where(volumes > 0, volumes, np.nan).astype(np.float32)

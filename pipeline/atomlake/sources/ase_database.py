@@ -1,0 +1,138 @@
+"""ASE databases other than SQLite files: JSON files, LMDB files and database servers."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import ase.db
+import numpy as np
+from ase.db.row import AtomsRow
+from numpy.typing import NDArray
+
+from atomlake.errors import SetAside, SourceError
+from atomlake.sources import labels
+from atomlake.sources.base import (
+    Batch,
+    FileIndex,
+    Fingerprint,
+    LabelKeys,
+    Reader,
+    ReadResult,
+    Unreadable,
+    parsed_index,
+)
+
+_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
+
+
+class AseDatabase(Reader):
+    """What :func:`ase.db.connect` opens and :class:`AseSqlite` does not read.
+
+    Servers and LMDB files need the package ``ase-db-backends``. Labels are found as in
+    SQLite files: energy, forces and stress as ase stores them, a key that the recipe names
+    also among the key-value pairs and in the ``data`` of the row.
+    """
+
+    format: ClassVar[str] = "ase_database"
+    title: ClassVar[str] = "ASE database in a JSON or LMDB file or on a server"
+    patterns: ClassVar[tuple[str, ...]] = (
+        "*.json",
+        "*.aselmdb",
+        "postgresql://*",
+        "postgres://*",
+        "mysql://*",
+        "mariadb://*",
+    )
+    has_select: ClassVar[bool] = True
+
+    def fingerprint(self, known: Fingerprint | None = None) -> Fingerprint:
+        """Return the state; that of a server is the number, last id and last change of rows."""
+        if "://" not in self.location:
+            return super().fingerprint(known)
+        with self._connected() as database, database.managed_connection() as connection:
+            cursor = connection.cursor()
+            cursor.execute("SELECT COUNT(*), MAX(id), MAX(mtime) FROM systems")
+            state = repr(tuple(cursor.fetchone()))
+        return Fingerprint(0, 0, hashlib.blake2b(state.encode(), digest_size=16).hexdigest())
+
+    def index(self) -> FileIndex:
+        """List the rows that the source selects; see :class:`atomlake.sources.base.Reader`."""
+        batch = Batch()
+        ids = []
+        with self._connected() as database:
+            for position, row in enumerate(database.select(self.source.select)):
+                ids.append(row.id)
+                _add(batch, position, row, self.source.labels)
+        if not ids:
+            raise SourceError(
+                f"{self._name} has no row"
+                + (f" that fits {self.source.select!r}" if self.source.select else "")
+            )
+        locations = np.array([(row_id, 0) for row_id in ids], dtype=np.int64)
+        keys = [str(row_id) for row_id in ids]
+        return parsed_index(batch.result(), keys, locations, self.record_salt)
+
+    def read(self, locations: NDArray[np.int64]) -> ReadResult:
+        """Read rows; see :class:`atomlake.sources.base.Reader`."""
+        batch = Batch()
+        wanted = {row_id: position for position, row_id in enumerate(locations[:, 0].tolist())}
+        if wanted:
+            span = [("id", ">=", min(wanted)), ("id", "<=", max(wanted))]
+            with self._connected() as database:
+                for row in database.select(span):
+                    if row.id in wanted:
+                        _add(batch, wanted.pop(row.id), row, self.source.labels)
+        for row_id, position in wanted.items():
+            batch.set_aside(position, SetAside("missing", f"there is no row {row_id} any more"))
+        return batch.result()
+
+    @property
+    def _name(self) -> str:
+        return _PASSWORD.sub(r"\1:***@", self.location)
+
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        """Open the database; whatever ase or a driver raises becomes a reason."""
+        try:
+            yield ase.db.connect(self.location, use_lock_file=False)
+        except SourceError:
+            raise
+        except ModuleNotFoundError as error:
+            raise SourceError(
+                f"{self._name} needs the package ase-db-backends ({error}); install it"
+            ) from error
+        except Exception as error:
+            problem = _PASSWORD.sub(r"\1:***@", f"{type(error).__name__}: {error}")[:200]
+            raise SourceError(
+                f"{self._name} cannot be read as an ASE database ({problem})"
+            ) from None
+
+
+def _add(batch: Batch, position: int, row: AtomsRow, keys: LabelKeys) -> None:
+    """Add a row to a batch, or set it aside; ase hands on whatever a file holds."""
+    named = {keys.energy, keys.forces, keys.stress, *keys.structure, *keys.atom}
+
+    def lookup(key: str) -> Any:
+        value = vars(row).get(key)
+        return row.data.get(key) if value is None and key in named else value
+
+    try:
+        numbers = np.asarray(row.numbers, dtype=np.int32).reshape(-1)
+        batch.add(
+            position,
+            numbers,
+            np.asarray(row.positions, dtype=np.float64).reshape(len(numbers), 3),
+            np.asarray(row.cell, dtype=np.float64).reshape(3, 3),
+            np.asarray(row.pbc, dtype=bool).reshape(3),
+            labels.structure_labels(keys, lookup),
+            labels.atom_labels(keys, len(numbers), lookup),
+        )
+    except Unreadable as error:
+        batch.set_aside(position, error.problem)
+    except Exception as error:
+        problem = f"the row holds no structure ({type(error).__name__}: {error})"
+        batch.set_aside(position, SetAside("malformed", problem[:200]))

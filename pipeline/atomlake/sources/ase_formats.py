@@ -1,0 +1,205 @@
+"""Every other format that ase reads, as far as its reader is known to execute nothing."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import ase
+import numpy as np
+from ase.io.formats import filetype, ioformats, iread
+from ase.io.trajectory import TrajectoryReader
+from numpy.typing import NDArray
+
+from atomlake.errors import SetAside, SourceError
+from atomlake.sources import labels
+from atomlake.sources.base import (
+    Batch,
+    FileIndex,
+    LabelKeys,
+    Reader,
+    ReadResult,
+    Unreadable,
+    parsed_index,
+)
+
+_READABLE = """
+    abinit-gsr abinit-in abinit-out aims aims-output castep-castep castep-geom castep-md
+    castep-phonon cfg cif cjson cmdft cp2k-dcd cp2k-restart crystal cube dacapo-text dftb dlp4
+    dlp-history dmol-arc dmol-car dmol-incoor elk eon espresso-in espresso-out gamess-us-out
+    gamess-us-punch gaussian-out gen gpaw-out gpumd gromacs gromos jsv lammps-data
+    lammps-dump-binary lammps-dump-text magres mol mustem netcdftrajectory nomad-json nwchem-in
+    nwchem-out onetep-out orca-output prismatic proteindatabank qbox res rmc6f runnerdata sdf
+    siesta-xv struct struct_out sys traj turbomole turbomole-gradient v-sim vasp vasp-out
+    vasp-xdatcar vasp-xml wout xsd xsf xtd
+"""
+#: Formats whose readers in ase were looked through: they parse the file and execute, unpickle
+#: or open nothing that it names. A format that ase gains has to be looked through first.
+READABLE = frozenset(_READABLE.split())
+
+#: Formats that are not handed to ase, and why.
+REFUSED = {
+    "acemolecule-input": "it names another file, which ase would open",
+    "acemolecule-out": "it names another file, which ase would open",
+    "bundletrajectory": "old ones hold pickles; convert it with ase to .traj",
+    "castep-cell": "ase may run CASTEP to validate it; convert it with ase",
+    "db": "it is read by the format ase_sqlite, whose files end in .db",
+    "extxyz": "it is read by the format extxyz of atomlake, whose files end in .xyz or .extxyz",
+    "gaussian-in": "it names another file, which ase would open",
+    "gpw": "old ones are handed to GPAW; convert it with ase to .traj",
+    "json": "it is read by the format ase_database, whose files end in .json",
+    "mysql": "it is read by the format ase_database",
+    "octopus-in": "it names another file, which ase would open",
+    "onetep-in": "it names other files, which ase would open",
+    "postgresql": "it is read by the format ase_database",
+    "xyz": "it is read by the format extxyz, whose files end in .xyz or .extxyz",
+}
+
+
+class AseFormat(Reader):
+    """Files that ase reads, in a format that the recipe names or that ase guesses.
+
+    A record is one image; labels are the results of the calculator that ase attaches, then
+    ``info``, then arrays. A structure with sites that are partly occupied, or shared by
+    several species, is set aside: atoms of one species at full occupancy are another
+    structure.
+    """
+
+    format: ClassVar[str] = "ase"
+    title: ClassVar[str] = "any other file that ase reads (traj, CIF, POSCAR, ...)"
+
+    def index(self) -> FileIndex:
+        """List the images; see :class:`atomlake.sources.base.Reader`."""
+        batch = Batch()
+        n_records = 0
+        try:
+            for n_records, atoms in enumerate(self._images(0, None), start=1):
+                add_atoms(batch, n_records - 1, atoms, self.source.labels)
+        except _Broken as error:
+            if not n_records:
+                raise SourceError(f"{self.location} cannot be read: {error}") from error
+            batch.set_aside(n_records, SetAside("malformed", str(error)))
+            n_records += 1
+        if not n_records:
+            raise SourceError(f"ase finds no structure in {self.location}")
+        keys = [str(position) for position in range(n_records)]
+        locations = np.stack([np.arange(n_records), np.zeros(n_records, int)], axis=1)
+        return parsed_index(batch.result(), keys, locations, self.record_salt)
+
+    def read(self, locations: NDArray[np.int64]) -> ReadResult:
+        """Read images; see :class:`atomlake.sources.base.Reader`."""
+        batch = Batch()
+        rows = {position: row for row, position in enumerate(locations[:, 0].tolist())}
+        first = min(rows, default=0)
+        reason = "there is no such image any more"
+        try:
+            images = self._images(first, max(rows, default=-1) + 1)
+            for position, atoms in enumerate(images, start=first):
+                if position in rows:
+                    add_atoms(batch, rows.pop(position), atoms, self.source.labels)
+        except _Broken as error:
+            reason = str(error)
+        for row in rows.values():
+            batch.set_aside(row, SetAside("malformed", reason))
+        return batch.result()
+
+    def _images(self, first: int, last: int | None) -> Iterator[ase.Atoms]:
+        """Yield images ``first:last``.
+
+        Raises
+        ------
+        SourceError
+            If the file is of no format that may be read.
+        _Broken
+            If ase fails, whatever it raises.
+        """
+        name = self._format_name()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield from self._ase_images(name, first, last)
+        except Exception as error:
+            problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise _Broken(f"ase cannot read it as {name} ({problem})") from error
+
+    def _ase_images(self, name: str, first: int, last: int | None) -> Iterator[ase.Atoms]:
+        if name == "traj" and last is not None:
+            with TrajectoryReader(self.location) as trajectory:
+                for position in range(first, min(last, len(trajectory))):
+                    yield trajectory[position]
+            return
+        yield from iread(
+            self.location, slice(first, last), format=name, do_not_split_by_at_sign=True
+        )
+
+    def _format_name(self) -> str:
+        name = self.source.format
+        if name not in ioformats:
+            try:
+                name = filetype(self.location)
+            except Exception as error:
+                raise SourceError(f"{self.location} cannot be recognised: {error}") from error
+        if name not in ioformats:
+            raise SourceError(
+                f"{self.location} is of no format that ase recognises by name or content; "
+                "say which one it is (format: ...)"
+            )
+        if name not in READABLE:
+            reason = REFUSED.get(name, "nobody has made sure that ase executes nothing with it")
+            raise SourceError(f"{self.location} is not read as {name}: {reason}")
+        return name
+
+
+class _Broken(Exception):
+    """Ase has failed within a file."""
+
+
+def add_atoms(batch: Batch, row: int, atoms: ase.Atoms, keys: LabelKeys) -> None:
+    """Add what ase has read to a batch, or set it aside.
+
+    Parameters
+    ----------
+    batch : Batch
+        Where to.
+    row : int
+        The row that it belongs to.
+    atoms : ase.Atoms
+        The structure.
+    keys : LabelKeys
+        Labels that are wanted.
+    """
+    results = getattr(atoms.calc, "results", {})
+
+    def lookup(key: str) -> Any:
+        for place in (results, atoms.info, atoms.arrays):
+            if place.get(key) is not None:
+                return place[key]
+        return None
+
+    try:
+        _refuse_partial_occupancy(atoms)
+        batch.add(
+            row,
+            atoms.numbers,
+            atoms.positions,
+            atoms.cell.array,
+            atoms.pbc,
+            labels.structure_labels(keys, lookup),
+            labels.atom_labels(keys, len(atoms), lookup),
+        )
+    except Unreadable as error:
+        batch.set_aside(row, error.problem)
+
+
+def _refuse_partial_occupancy(atoms: ase.Atoms) -> None:
+    sites = atoms.info.get("occupancy")
+    if not isinstance(sites, dict):
+        return
+    for species in sites.values():
+        if len(species) > 1 or sum(species.values()) < 0.999:
+            raise Unreadable(
+                "partial_occupancy",
+                f"expected one species per site at full occupancy, found {species}; "
+                "give an ordered structure",
+            )
