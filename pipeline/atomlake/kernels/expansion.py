@@ -87,15 +87,54 @@ class Expansion(NamedTuple):
     n_species: int
 
 
+class Pairs(NamedTuple):
+    """The atoms of a batch and their neighbours.
+
+    Attributes
+    ----------
+    vectors : float64 array, shape (n_pairs, 3)
+        From the centre to the neighbour, in Å.
+    distances : float64 array, shape (n_pairs,)
+        Their lengths.
+    offsets : int64 array, shape (n_atoms + 1,)
+        Pairs of centre i are ``offsets[i]:offsets[i + 1]``.
+    neighbour_index : int64 array, shape (n_pairs,)
+        The neighbour's atom.
+    numbers : int32 array, shape (n_atoms,)
+        Atomic numbers.
+    """
+
+    vectors: Floats
+    distances: Floats
+    offsets: Integers
+    neighbour_index: Integers
+    numbers: NDArray[np.int32]
+
+
+class Slots(NamedTuple):
+    """Places of the species that occur, in ascending order of species.
+
+    Attributes
+    ----------
+    of_species : int64 array, shape (n_species,)
+        Slot of each species, -1 where it is absent.
+    species : int64 array, shape (n_species,)
+        Species of each slot.
+    """
+
+    of_species: Integers
+    species: Integers
+
+
 class Environment(NamedTuple):
     """Room for the expansion of one centre; pairs are sorted by slot.
 
     Attributes
     ----------
+    slots : Slots
+        Species that occur.
     order : int64 array
         The pair, relative to the centre's first, at each place of the sorted list.
-    slot_of_species, species_of_slot : int64 array, shape (n_species,)
-        Slot of each species, -1 where it is absent; and back.
     slot_offsets : int64 array, shape (n_species + 1,)
         Sorted pairs of each slot.
     distances, fading, fading_slope : float64 array
@@ -112,9 +151,8 @@ class Environment(NamedTuple):
         d c / d strain_ab for each of :data:`STRAIN_COMPONENTS`.
     """
 
+    slots: Slots
     order: Integers
-    slot_of_species: Integers
-    species_of_slot: Integers
     slot_offsets: Integers
     distances: Floats
     directions: Floats
@@ -136,9 +174,10 @@ def empty_environment(
     # Lanes are loaded whole, so lists of pairs end at a whole block.
     padded = n_padded(max_pairs)
     return Environment(
+        slots=Slots(
+            np.empty(expansion.n_species, np.int64), np.empty(expansion.n_species, np.int64)
+        ),
         order=np.empty(max_pairs, np.int64),
-        slot_of_species=np.empty(expansion.n_species, np.int64),
-        species_of_slot=np.empty(expansion.n_species, np.int64),
         slot_offsets=np.empty(expansion.n_species + 1, np.int64),
         distances=np.empty(padded),
         directions=np.empty(3 * padded),
@@ -175,12 +214,23 @@ def expansion_pointers(expansion: Expansion) -> Expansion:
 
 
 @inlined
+def pair_pointers(pairs: Pairs) -> Pairs:
+    """Replace the arrays by pointers."""
+    return Pairs(
+        pointer(pairs.vectors),
+        pointer(pairs.distances),
+        pointer(pairs.offsets),
+        pointer(pairs.neighbour_index),
+        pointer(pairs.numbers),
+    )
+
+
+@inlined
 def environment_pointers(environment: Environment) -> Environment:
     """Replace the arrays by pointers."""
     return Environment(
+        Slots(pointer(environment.slots.of_species), pointer(environment.slots.species)),
         pointer(environment.order),
-        pointer(environment.slot_of_species),
-        pointer(environment.species_of_slot),
         pointer(environment.slot_offsets),
         pointer(environment.distances),
         pointer(environment.directions),
@@ -196,12 +246,7 @@ def environment_pointers(environment: Environment) -> Environment:
 @inlined
 def expand(
     expansion: Expansion,
-    vectors: Floats,
-    distances: Floats,
-    neighbour_index: Integers,
-    numbers: NDArray[np.int32],
-    first: int,
-    last: int,
+    pairs: Pairs,
     centre: int,
     environment: Environment,
     has_gradient: bool,
@@ -211,26 +256,23 @@ def expand(
 
     Parameters
     ----------
-    vectors, distances, neighbour_index : array
-        The pairs, of which ``first:last`` are the centre's.
-    numbers : int32 array, shape (n_atoms,)
-        Atomic numbers.
+    expansion, pairs, environment
+        Of pointers.
     centre : int
         The atom.
-    has_gradient, has_strain : bool
-        Whether to keep what derivatives by positions need (``harmonics`` and ``radial``), and
-        whether to sum up ``strain``; the latter implies the former.
+    has_gradient : bool
+        Whether to keep what derivatives by positions need: ``harmonics`` and ``radial``.
+    has_strain : bool
+        Whether to sum up ``strain``; implies ``has_gradient``.
 
     Returns
     -------
     int
         Number of slots in use.
     """
-    n_slots = _sort_by_species(
-        expansion, neighbour_index, numbers, first, last, centre, environment
-    )
-    n_pairs = last - first
-    _sorted_geometry(expansion, vectors, distances, first, n_pairs, environment)
+    n_pairs = pairs.offsets[centre + 1] - pairs.offsets[centre]
+    n_slots = _sort_by_species(expansion, pairs, centre, environment)
+    _sorted_geometry(expansion, pairs, centre, environment)
     n_harmonics = (expansion.l_max + 1) ** 2
     block_size = (4 if has_gradient else 1) * n_harmonics * LANES
     for block in range((n_pairs + LANES - 1) // LANES):
@@ -259,7 +301,7 @@ def expand(
         for i in range(0, 6 * n_harmonics * width, LANES):
             store(environment.strain, i, zero)
     if expansion.centre_weight != 0.0:
-        slot = environment.slot_of_species[expansion.species[numbers[centre]]]
+        slot = environment.slots.of_species[expansion.species[pairs.numbers[centre]]]
         weight = broadcast(expansion.centre_weight * _Y00)
         for n in range(0, expansion.n_padded, LANES):
             value = weight * load(expansion.table, n)
@@ -272,35 +314,30 @@ def expand(
 
 @inlined
 def _sort_by_species(
-    expansion: Expansion,
-    neighbour_index: Integers,
-    numbers: NDArray[np.int32],
-    first: int,
-    last: int,
-    centre: int,
-    environment: Environment,
+    expansion: Expansion, pairs: Pairs, centre: int, environment: Environment
 ) -> int:
-    slot_of_species = environment.slot_of_species
+    first = pairs.offsets[centre]
+    last = pairs.offsets[centre + 1]
+    slots = environment.slots
     slot_offsets = environment.slot_offsets
-    species = expansion.species
-    own_species = species[numbers[centre]]
+    own_species = expansion.species[pairs.numbers[centre]]
     for s in range(expansion.n_species):
-        slot_of_species[s] = 0
+        slots.of_species[s] = 0
     for pair in range(first, last):
-        slot_of_species[species[numbers[neighbour_index[pair]]]] += 1
+        slots.of_species[expansion.species[pairs.numbers[pairs.neighbour_index[pair]]]] += 1
     n_slots = 0
     slot_offsets[0] = 0
     for s in range(expansion.n_species):
-        count = slot_of_species[s]
+        count = slots.of_species[s]
         if count > 0 or (s == own_species and expansion.centre_weight != 0.0):
-            slot_of_species[s] = n_slots
-            environment.species_of_slot[n_slots] = s
+            slots.of_species[s] = n_slots
+            slots.species[n_slots] = s
             n_slots += 1
             slot_offsets[n_slots] = slot_offsets[n_slots - 1] + count
         else:
-            slot_of_species[s] = -1
+            slots.of_species[s] = -1
     for pair in range(first, last):
-        slot = slot_of_species[species[numbers[neighbour_index[pair]]]]
+        slot = slots.of_species[expansion.species[pairs.numbers[pairs.neighbour_index[pair]]]]
         environment.order[slot_offsets[slot]] = pair - first
         slot_offsets[slot] += 1
     # Each offset has moved on to the next slot's start.
@@ -312,22 +349,19 @@ def _sort_by_species(
 
 @inlined
 def _sorted_geometry(
-    expansion: Expansion,
-    vectors: Floats,
-    distances: Floats,
-    first: int,
-    n_pairs: int,
-    environment: Environment,
+    expansion: Expansion, pairs: Pairs, centre: int, environment: Environment
 ) -> None:
+    first = pairs.offsets[centre]
+    n_pairs = pairs.offsets[centre + 1] - first
     directions = environment.directions
     for p in range(n_pairs):
         pair = first + environment.order[p]
-        r = distances[pair]
+        r = pairs.distances[pair]
         environment.distances[p] = r
         at = p // LANES * 3 * LANES + p % LANES
-        directions[at] = vectors[3 * pair] / r
-        directions[at + LANES] = vectors[3 * pair + 1] / r
-        directions[at + 2 * LANES] = vectors[3 * pair + 2] / r
+        directions[at] = pairs.vectors[3 * pair] / r
+        directions[at + LANES] = pairs.vectors[3 * pair + 1] / r
+        directions[at + 2 * LANES] = pairs.vectors[3 * pair + 2] / r
     for p in range(n_pairs, (n_pairs + LANES - 1) // LANES * LANES):
         at = p // LANES * 3 * LANES + p % LANES
         directions[at] = directions[at + LANES] = directions[at + 2 * LANES] = 0.0

@@ -90,6 +90,28 @@ def store(typing: Any, data: Any, index: Any, value: Any) -> Any:
 
 
 @_instruction
+def load_some(typing: Any, data: Any, index: Any, first: Any, last: Any) -> Any:
+    """Return the lanes ``first:last`` of ``data[index:index + 8]`` of float64 data, else zeros.
+
+    Nothing outside of ``data[index + first:index + last]`` is read.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        base, offset, first, last = arguments
+        address = builder.bitcast(builder.gep(base, [offset]), _DOUBLES.as_pointer())
+        mask = _mask(builder, first, last)
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(_DOUBLES, [_DOUBLES.as_pointer(), ir.IntType(32), mask.type, _DOUBLES]),
+            "llvm.masked.load.v8f64.p0",
+        )
+        align, zeros = ir.Constant(ir.IntType(32), 8), ir.Constant(_DOUBLES, [0.0] * LANES)
+        return builder.call(function, [address, align, mask, zeros])
+
+    return _lanes(data, types.intp, types.intp, types.intp), generate
+
+
+@_instruction
 def store_some(typing: Any, data: Any, index: Any, value: Any, first: Any, last: Any) -> Any:
     """Write the lanes ``first:last`` to ``data[index + first:index + last]``.
 
@@ -103,12 +125,7 @@ def store_some(typing: Any, data: Any, index: Any, value: Any, first: Any, last:
         address = builder.bitcast(builder.gep(base, [offset]), vector.as_pointer())
         if is_single:
             value = builder.fptrunc(value, vector)
-        integers = ir.VectorType(ir.IntType(64), LANES)
-        lane = ir.Constant(integers, list(range(LANES)))
-        mask = builder.and_(
-            builder.icmp_signed(">=", lane, _splat(builder, first, integers)),
-            builder.icmp_signed("<", lane, _splat(builder, last, integers)),
-        )
+        mask = _mask(builder, first, last)
         suffix = "v8f32" if is_single else "v8f64"
         function = cgutils.get_or_insert_function(
             builder.module,
@@ -122,6 +139,16 @@ def store_some(typing: Any, data: Any, index: Any, value: Any, first: Any, last:
         return context.get_dummy_value()
 
     return types.void(data, types.intp, _lanes, types.intp, types.intp), generate
+
+
+def _mask(builder: Any, first: Any, last: Any) -> Any:
+    """One bit for each lane, set from ``first`` to ``last``."""
+    integers = ir.VectorType(ir.IntType(64), LANES)
+    lane = ir.Constant(integers, list(range(LANES)))
+    return builder.and_(
+        builder.icmp_signed(">=", lane, _splat(builder, first, integers)),
+        builder.icmp_signed("<", lane, _splat(builder, last, integers)),
+    )
 
 
 def _splat(builder: Any, scalar: Any, vector: Any) -> Any:

@@ -24,9 +24,12 @@ from atomlake.kernels.expansion import (
     STRAIN_COMPONENTS,
     Environment,
     Expansion,
+    Pairs,
+    Slots,
     environment_pointers,
     expand,
     expansion_pointers,
+    pair_pointers,
 )
 from atomlake.kernels.lanes import LANES, broadcast, load, pointer, store, store_some
 
@@ -62,15 +65,24 @@ class Layout(NamedTuple):
     weight_degree: Floats
 
 
+@inlined
+def _layout_pointers(layout: Layout) -> Layout:
+    """Replace the arrays by pointers."""
+    return Layout(
+        layout.n_features,
+        pointer(layout.block_offsets),
+        layout.is_triangle,
+        pointer(layout.weight_equal),
+        layout.weight_unequal,
+        pointer(layout.weight_degree),
+    )
+
+
 @kernel
 def power_spectrum(
     expansion: Expansion,
     layout: Layout,
-    vectors: Floats,
-    distances: Floats,
-    pair_offsets: Integers,
-    neighbour_index: Integers,
-    numbers: NDArray[np.int32],
+    pairs: Pairs,
     first: int,
     last: int,
     environment: Environment,
@@ -83,10 +95,6 @@ def power_spectrum(
 
     Parameters
     ----------
-    vectors, distances, pair_offsets, neighbour_index : array
-        The neighbours.
-    numbers : int32 array, shape (n_atoms,)
-        Atomic numbers.
     environment : Environment
         Room for the largest of the centres.
     sums : array, shape (6 n_species n_padded,)
@@ -100,108 +108,246 @@ def power_spectrum(
     """
     has_positions = gradient_positions.shape[0] > 0
     has_strain = gradient_strain.shape[0] > 0
-    has_gradient = has_positions or has_strain
     expansion = expansion_pointers(expansion)
-    layout = layout_pointers(layout)
+    layout = _layout_pointers(layout)
+    pairs = pair_pointers(pairs)
     environment = environment_pointers(environment)
     sums = pointer(sums)
-    vectors = pointer(vectors)
-    distances = pointer(distances)
-    pair_offsets = pointer(pair_offsets)
-    neighbour_index = pointer(neighbour_index)
-    numbers = pointer(numbers)
     features = pointer(features)
     gradient_positions = pointer(gradient_positions)
     gradient_strain = pointer(gradient_strain)
-    coefficients = environment.coefficients
+    slots = environment.slots
     n_features = layout.n_features
     for centre in range(first, last):
-        begin = pair_offsets[centre]
-        n_pairs = pair_offsets[centre + 1] - begin
         n_slots = expand(
-            expansion,
-            vectors,
-            distances,
-            neighbour_index,
-            numbers,
-            begin,
-            begin + n_pairs,
-            centre,
-            environment,
-            has_gradient,
-            has_strain,
+            expansion, pairs, centre, environment, has_positions or has_strain, has_strain
         )
-        at = (centre - first) * n_features
-        _contract(
-            expansion,
-            layout,
-            environment,
-            n_slots,
-            coefficients,
-            0,
-            coefficients,
-            False,
-            features,
-            at,
-        )
+        row = centre - first
+        _contract(expansion, layout, slots, n_slots, environment, features, row * n_features)
+        if has_strain:
+            at = 9 * row * n_features
+            _differentiate_by_strain(
+                expansion, layout, slots, n_slots, environment, gradient_strain, at
+            )
         if has_positions:
+            first_pair = pairs.offsets[centre] - pairs.offsets[first]
             for slot in range(n_slots):
                 for p in range(environment.slot_offsets[slot], environment.slot_offsets[slot + 1]):
-                    pair = begin - pair_offsets[first] + environment.order[p]
+                    at = 3 * n_features * (first_pair + environment.order[p])
                     _differentiate_by_pair(
                         expansion,
                         layout,
                         environment,
-                        n_slots,
-                        coefficients,
-                        sums,
                         p,
+                        slots,
+                        n_slots,
                         slot,
+                        environment.coefficients,
+                        sums,
                         gradient_positions,
-                        3 * n_features * pair,
+                        at,
                     )
+
+
+@kernel
+def power_spectrum_of_mean(
+    expansion: Expansion,
+    layout: Layout,
+    pairs: Pairs,
+    structure_offsets: Integers,
+    first: int,
+    last: int,
+    environment: Environment,
+    mean: Environment,
+    sums: Floats,
+    row: Floats,
+    features: Floats,
+    gradient_positions: Floats,
+    gradient_strain: Floats,
+) -> None:
+    """Write the power spectrum of the mean coefficients of the structures ``first:last``.
+
+    Parameters
+    ----------
+    structure_offsets : array
+        Atoms of structure s are ``structure_offsets[s]:structure_offsets[s + 1]``.
+    environment : Environment
+        Room for the largest of the centres.
+    mean : Environment
+        Room for the mean; no room for pairs is needed.
+    sums, row : array, shapes (6 n_species n_padded,) and (3, n_features)
+        More room.
+    features : array, shape (n, n_features)
+        Output.
+    gradient_positions : array, shape (n_atoms of the structures or 0, 3, n_features)
+        Output.
+    gradient_strain : array, shape (n or 0, 3, 3, n_features)
+        Output.
+    """
+    has_positions = gradient_positions.shape[0] > 0
+    has_strain = gradient_strain.shape[0] > 0
+    expansion = expansion_pointers(expansion)
+    layout = _layout_pointers(layout)
+    pairs = pair_pointers(pairs)
+    structure_offsets = pointer(structure_offsets)
+    environment = environment_pointers(environment)
+    mean = environment_pointers(mean)
+    sums = pointer(sums)
+    row = pointer(row)
+    features = pointer(features)
+    gradient_positions = pointer(gradient_positions)
+    gradient_strain = pointer(gradient_strain)
+    n_row = 3 * layout.n_features
+    for structure in range(first, last):
+        begin = structure_offsets[structure]
+        end = structure_offsets[structure + 1]
+        n_slots = _average(expansion, pairs, begin, end, environment, mean, has_strain)
+        at = (structure - first) * layout.n_features
+        _contract(expansion, layout, mean.slots, n_slots, mean, features, at)
         if has_strain:
-            size = (expansion.l_max + 1) ** 2 * n_slots * expansion.n_padded
-            for k in range(6):
-                a, b = STRAIN_COMPONENTS[k]
-                at = (9 * (centre - first) + 3 * a + b) * n_features
-                _contract(
+            _differentiate_by_strain(
+                expansion, layout, mean.slots, n_slots, mean, gradient_strain, 9 * at
+            )
+        if not has_positions:
+            continue
+        # Derivatives are collected atom by atom: a pair moves its neighbour and its centre.
+        weight = 1.0 / (end - begin)
+        origin = structure_offsets[first]
+        for i in range((begin - origin) * n_row, (end - origin) * n_row):
+            gradient_positions[i] = 0.0
+        for centre in range(begin, end):
+            expand(expansion, pairs, centre, environment, True, False)
+            for p in range(pairs.offsets[centre + 1] - pairs.offsets[centre]):
+                pair = pairs.offsets[centre] + environment.order[p]
+                neighbour = pairs.neighbour_index[pair]
+                if neighbour == centre:
+                    continue
+                slot = mean.slots.of_species[expansion.species[pairs.numbers[neighbour]]]
+                _differentiate_by_pair(
                     expansion,
                     layout,
                     environment,
+                    p,
+                    mean.slots,
                     n_slots,
-                    environment.strain,
-                    k * size,
-                    coefficients,
-                    True,
-                    gradient_strain,
-                    at,
+                    slot,
+                    mean.coefficients,
+                    sums,
+                    row,
+                    0,
                 )
-                # A rotation changes no invariant, so the derivative is symmetric.
-                if a != b:
-                    mirror = (9 * (centre - first) + 3 * b + a) * n_features
-                    for f in range(n_features):
-                        gradient_strain[mirror + f] = gradient_strain[at + f]
+                to = (neighbour - origin) * n_row
+                back = (centre - origin) * n_row
+                for f in range(n_row):
+                    gradient_positions[to + f] += weight * row[f]
+                    gradient_positions[back + f] -= weight * row[f]
 
 
 @inlined
-def layout_pointers(layout: Layout) -> Layout:
-    """Replace the arrays by pointers."""
-    return Layout(
-        layout.n_features,
-        pointer(layout.block_offsets),
-        layout.is_triangle,
-        pointer(layout.weight_equal),
-        layout.weight_unequal,
-        pointer(layout.weight_degree),
-    )
+def _average(
+    expansion: Expansion,
+    pairs: Pairs,
+    first: int,
+    last: int,
+    environment: Environment,
+    mean: Environment,
+    has_strain: bool,
+) -> int:
+    """Average coefficients (and their strain derivatives) over the centres ``first:last``.
+
+    Every species of these atoms gets a slot; returns their number.
+    """
+    for s in range(expansion.n_species):
+        mean.slots.of_species[s] = -1
+    for atom in range(first, last):
+        mean.slots.of_species[expansion.species[pairs.numbers[atom]]] = 0
+    n_slots = 0
+    for s in range(expansion.n_species):
+        if mean.slots.of_species[s] == 0:
+            mean.slots.of_species[s] = n_slots
+            mean.slots.species[n_slots] = s
+            n_slots += 1
+    n_padded = expansion.n_padded
+    n_harmonics = (expansion.l_max + 1) ** 2
+    for i in range(n_harmonics * n_slots * n_padded):
+        mean.coefficients[i] = 0.0
+    if has_strain:
+        for i in range(6 * n_harmonics * n_slots * n_padded):
+            mean.strain[i] = 0.0
+    weight = 1.0 / (last - first)
+    for centre in range(first, last):
+        n = expand(expansion, pairs, centre, environment, has_strain, has_strain)
+        for slot in range(n):
+            mean_slot = mean.slots.of_species[environment.slots.species[slot]]
+            for k in range(n_harmonics):
+                i = (k * n + slot) * n_padded
+                j = (k * n_slots + mean_slot) * n_padded
+                for c in range(n_padded):
+                    mean.coefficients[j + c] += weight * environment.coefficients[i + c]
+            if has_strain:
+                for k in range(6 * n_harmonics):
+                    i = (k * n + slot) * n_padded
+                    j = (k * n_slots + mean_slot) * n_padded
+                    for c in range(n_padded):
+                        mean.strain[j + c] += weight * environment.strain[i + c]
+    return n_slots
 
 
 @inlined
 def _contract(
     expansion: Expansion,
     layout: Layout,
+    slots: Slots,
+    n_slots: int,
     environment: Environment,
+    out: Output,
+    out_at: int,
+) -> None:
+    """Write the features."""
+    c = environment.coefficients
+    _contract_factors(expansion, layout, slots, n_slots, c, 0, c, False, out, out_at)
+
+
+@inlined
+def _differentiate_by_strain(
+    expansion: Expansion,
+    layout: Layout,
+    slots: Slots,
+    n_slots: int,
+    environment: Environment,
+    out: Output,
+    out_at: int,
+) -> None:
+    """Write the nine components of the derivative by strain."""
+    n_features = layout.n_features
+    size = (expansion.l_max + 1) ** 2 * n_slots * expansion.n_padded
+    for k in range(6):
+        a, b = STRAIN_COMPONENTS[k]
+        at = out_at + (3 * a + b) * n_features
+        _contract_factors(
+            expansion,
+            layout,
+            slots,
+            n_slots,
+            environment.strain,
+            k * size,
+            environment.coefficients,
+            True,
+            out,
+            at,
+        )
+        # A rotation changes no invariant, so the derivative is symmetric.
+        mirror = out_at + (3 * b + a) * n_features
+        if a != b:
+            for f in range(n_features):
+                out[mirror + f] = out[at + f]
+
+
+@inlined
+def _contract_factors(
+    expansion: Expansion,
+    layout: Layout,
+    slots: Slots,
     n_slots: int,
     x: Floats,
     x_at: int,
@@ -214,12 +360,12 @@ def _contract(
     n_max = expansion.n_max
     n_padded = expansion.n_padded
     width = n_slots * n_padded
-    _clear_absent(expansion, layout, environment, -1, out, out_at)
+    _clear_absent(expansion, layout, slots, -1, out, out_at)
     for slot1 in range(n_slots):
         for slot2 in range(slot1, n_slots):
             is_equal = slot1 == slot2
-            species1 = environment.species_of_slot[slot1]
-            species2 = environment.species_of_slot[slot2]
+            species1 = slots.species[slot1]
+            species2 = slots.species[slot2]
             block = out_at + layout.block_offsets[species1 * expansion.n_species + species2]
             for l in range(expansion.l_max + 1):
                 # Four rows at a time share the loads of the columns.
@@ -255,15 +401,19 @@ def _differentiate_by_pair(
     expansion: Expansion,
     layout: Layout,
     environment: Environment,
+    p: int,
+    slots: Slots,
     n_slots: int,
+    slot: int,
     coefficients: Floats,
     sums: Floats,
-    p: int,
-    slot: int,
     out: Output,
     out_at: int,
 ) -> None:
-    """Write the derivative by the vector of sorted pair ``p``, whose species has ``slot``."""
+    """Write the derivative by the vector of the environment's sorted pair ``p``.
+
+    The neighbour's species has ``slot`` among those of ``coefficients``.
+    """
     n_max = expansion.n_max
     n_padded = expansion.n_padded
     n_radial = (expansion.l_max + 1) * n_padded
@@ -278,8 +428,8 @@ def _differentiate_by_pair(
     uz = broadcast(environment.directions[at + 2 * LANES])
     n_features = layout.n_features
     for axis in range(3):
-        species = environment.species_of_slot[slot]
-        _clear_absent(expansion, layout, environment, species, out, out_at + axis * n_features)
+        species = slots.species[slot]
+        _clear_absent(expansion, layout, slots, species, out, out_at + axis * n_features)
     for l in range(expansion.l_max + 1):
         for column in range(0, width, LANES):
             a = broadcast(0.0)
@@ -303,8 +453,8 @@ def _differentiate_by_pair(
         level = slope + n_radial
         for other in range(n_slots):
             is_equal = other == slot
-            species1 = environment.species_of_slot[min(slot, other)]
-            species2 = environment.species_of_slot[max(slot, other)]
+            species1 = slots.species[min(slot, other)]
+            species2 = slots.species[max(slot, other)]
             block = out_at + layout.block_offsets[species1 * expansion.n_species + species2]
             for n1 in range(n_max):
                 start = n1 // LANES * LANES if is_equal and layout.is_triangle else 0
@@ -357,7 +507,7 @@ def _write(
 def _clear_absent(
     expansion: Expansion,
     layout: Layout,
-    environment: Environment,
+    slots: Slots,
     species: int,
     out: Output,
     out_at: int,
@@ -367,7 +517,7 @@ def _clear_absent(
     n = expansion.n_max
     for s1 in range(n_species):
         for s2 in range(s1, n_species):
-            is_absent = environment.slot_of_species[s1] < 0 or environment.slot_of_species[s2] < 0
+            is_absent = slots.of_species[s1] < 0 or slots.of_species[s2] < 0
             if is_absent or (species >= 0 and s1 != species and s2 != species):
                 n_equal = n * (n + 1) // 2 if layout.is_triangle else n * n
                 size = (expansion.l_max + 1) * (n_equal if s1 == s2 else n * n)
