@@ -204,11 +204,6 @@ class Soap(Descriptor):
         ]
 
     @property
-    def is_continuous(self) -> bool:
-        """False with the step function, which drops what a neighbour has left at the cutoff."""
-        return self.cutoff_function.function != "step"
-
-    @property
     def n_features(self) -> int:
         """Number of features."""
         n_species = len(self.species)
