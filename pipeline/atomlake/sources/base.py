@@ -94,7 +94,7 @@ class FileIndex:
     locations : int64 array, shape (n_records, 2)
         Where the reader finds the record: byte offset and length, or what suits it.
     set_aside : mapping of int to SetAside
-        Records that are known to be unreadable.
+        Records that are known to be unreadable; reading them gives no structure either.
     """
 
     keys: list[str]
@@ -241,8 +241,9 @@ class Reader(ABC):
     def species(self, index: FileIndex) -> Sequence[int]:
         """Atomic numbers that occur anywhere in the location, ascending."""
         found: set[int] = set()
-        for first in range(0, len(index), SPECIES_BATCH):
-            result = self.read(index.locations[first : first + SPECIES_BATCH])
+        readable = [row for row in range(len(index)) if row not in index.set_aside]
+        for first in range(0, len(readable), SPECIES_BATCH):
+            result = self.read(index.locations[readable[first : first + SPECIES_BATCH]])
             found.update(np.unique(result.structures.numbers).tolist())
         return sorted(found)
 

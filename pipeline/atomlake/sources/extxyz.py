@@ -182,6 +182,11 @@ class _Window:
         """One past the last whole line that was read."""
         return self._first + len(self._ends)
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the stream ends within the last line."""
+        return self._is_complete and not self._data.endswith(b"\n")
+
     def extend(self, keep: int) -> bool:
         """Forget the lines before ``keep`` and read on; False at the end of the stream."""
         if self._is_complete:
@@ -313,7 +318,7 @@ def _end(window: _Window, start: int, n_atoms: int, is_sure: bool = True) -> int
     stop = checked = start + 2
     stop += n_atoms
     while window.last < stop:
-        if not _are_atoms(window, checked, window.last):
+        if not _are_atoms(window, checked, window.last - window.is_cut):
             return None
         checked = max(checked, window.last)
         if not window.extend(start):
@@ -396,9 +401,9 @@ def _index(stream: IO[bytes], salt: bytes, is_truncated: bool) -> FileIndex:
             n_atoms.append(0)
             lattices.append(_NO_LATTICE)
             locations.append((sum(locations[-1]) if locations else 0, 0))
-        problems[len(hashes) - 1] = SetAside(
-            "truncated", "the compressed file ends early, what follows is lost; restore the file"
-        )
+        else:
+            locations[-1] = locations[-1][0], content.rfind(b"\n") + 1
+        problems[len(hashes) - 1] = SetAside("truncated", _ENDS_EARLY)
     return FileIndex(
         keys=[str(position) for position in range(len(hashes))],
         record_hashes=np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(-1, 16),
@@ -409,6 +414,7 @@ def _index(stream: IO[bytes], salt: bytes, is_truncated: bool) -> FileIndex:
     )
 
 
+_ENDS_EARLY = "the compressed file ends early, and what follows is lost; restore the file"
 _NO_LATTICE = [np.nan] * 9
 
 
@@ -501,6 +507,8 @@ class _Batch:
         return gather(self._parsed, self._problems)
 
     def _add(self, row: int, content: bytes) -> None:
+        if not content:
+            raise Unreadable("truncated", _ENDS_EARLY)
         head, _, rest = content.partition(b"\n")
         comment, _, body = rest.partition(b"\n")
         if not _COUNT.match(head):
@@ -649,6 +657,8 @@ def _cell(pairs: Mapping[str, str], following: list[str]) -> tuple[Floats, list[
             vector = int(match[1]) - 1
             cell[3 * vector : 3 * vector + 3] = [float(number) for number in match.groups()[1:]]
             pbc[vector] = True
+        elif line.strip():
+            raise Unreadable("malformed", f"expected nothing after the atoms, found {line[:60]!r}")
     return cell, pbc
 
 
