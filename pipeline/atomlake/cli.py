@@ -89,8 +89,7 @@ def run(
 
     asked = _load(recipe, workers, lake)
     signal.signal(signal.SIGTERM, _interrupt)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    logging.getLogger("atomlake").setLevel(logging.WARNING if quiet else logging.INFO)
+    _log(logging.WARNING if quiet else logging.INFO)
     with ExitStack() as stack:
         listener: events.Listener = events.LogLines()
         if sys.stderr.isatty() and not quiet:
@@ -129,6 +128,15 @@ def run(
             click.echo(f"failed     {failure}", err=True)
     if not outcome.is_complete:
         sys.exit(EXIT_INCOMPLETE)
+
+
+def _log(level: int) -> None:
+    """Send our own log to standard error; what the workers' machinery says, only if it is an error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger("atomlake").addHandler(handler)
+    logging.getLogger("atomlake").setLevel(level)
+    logging.getLogger("distributed").setLevel(logging.ERROR)
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -335,6 +343,7 @@ def descriptors(species: str, as_json: bool) -> None:
                 "averages": kind.averages,
                 "gradients": kind.gradients,
                 "not_differentiable": kind.not_differentiable,
+                "differentiable_except": kind.differentiable_except,
                 "presets": sorted(kind.presets),
                 "n_features": example.n_features,
                 "citations": [f"{c.text} doi:{c.doi}" for c in kind.citations],
