@@ -7,6 +7,7 @@ example accepts.
 
 import json
 import pickle
+from dataclasses import replace
 from itertools import pairwise
 
 import finite_differences
@@ -138,8 +139,8 @@ def needs(descriptor, symmetry):
 # ----- Features
 
 
-def test_accepts_at_least_a_molecule_and_gives_finite_numbers(accepted, dataset):
-    assert "molecule" in accepted
+def test_accepts_a_molecule_or_a_crystal_and_gives_finite_numbers(accepted, dataset):
+    assert accepted.keys() & {"molecule", "crystal"}
     for name, array in dataset.data_vars.items():
         assert np.isfinite(array.values).all(), name
     assert np.abs(dataset.features.values).max() > 0
@@ -484,12 +485,12 @@ def test_unknown_parameter_is_refused(descriptor):
         changed(descriptor, no_such_parameter=1)
 
 
-def test_unknown_species_is_set_aside_by_name(descriptor):
+def test_unknown_species_is_set_aside_by_name(descriptor, accepted):
     if descriptor.species is None:
         pytest.skip("takes any species")
-    structures = Structures.concatenate(
-        [STRUCTURES["molecule"], Structures.single([54, 1], [[0, 0, 0], [0, 0, 1.5]])]
-    )
+    structure = next(iter(accepted.values()))
+    with_xenon = replace(structure, numbers=np.full_like(structure.numbers, 54))
+    structures = Structures.concatenate([structure, with_xenon])
     good, bad = descriptor.check(structures)
     assert good is None
     assert bad.code == "unknown_species"

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from atomlake.descriptors.base import Descriptor
 
 _REGISTRY: dict[str, str] = {
+    "chebyshev": "atomlake.descriptors.chebyshev:Chebyshev",
+    "coulomb_matrix": "atomlake.descriptors.matrices:CoulombMatrix",
+    "ewald_matrix": "atomlake.descriptors.matrices:EwaldMatrix",
+    "sine_matrix": "atomlake.descriptors.matrices:SineMatrix",
     "soap": "atomlake.descriptors.soap:Soap",
     "symmetry_functions": "atomlake.descriptors.symmetry_functions:SymmetryFunctions",
 }

@@ -109,6 +109,8 @@ class Descriptor(BaseModel, ABC):
     gradients: ClassVar[tuple[str, ...]] = ("positions", "strain")
     #: Why gradients are missing, if they are.
     not_differentiable: ClassVar[str] = ""
+    #: Where the gradients that the family has do not exist, if anywhere, and what is given there.
+    differentiable_except: ClassVar[str] = ""
     #: Ready parameter sets, named after the code they reproduce.
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
 

@@ -39,10 +39,10 @@ class _Matrix(Descriptor):
     native_rows: ClassVar[Literal["atom", "structure"]] = "structure"
     averages: ClassVar[tuple[str, ...]] = ("none",)
     body_order: ClassVar[str] = "2 (rows), all atoms (eigenvalues)"
-    not_differentiable: ClassVar[str] = (
-        "Where two eigenvalues are equal or opposite, or two rows of atoms that are not "
-        "equivalent have equal norms, their order changes: degenerate eigenvalues then share "
-        "the mean of their derivatives, and rows have the derivative on one side."
+    differentiable_except: ClassVar[str] = (
+        "where two eigenvalues have the same magnitude, or two rows the same norm, because their "
+        "order changes there; equal eigenvalues share the mean of their derivatives, the others "
+        "have the derivative on one side"
     )
 
     #: Which matrix, in the terms of :mod:`atomlake.kernels.matrices`.
