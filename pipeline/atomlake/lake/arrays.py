@@ -242,22 +242,10 @@ class CatalogueColumn(_LazyArray):
 
 
 def lazy(
-    array: _LazyArray,
-    dims: Sequence[Hashable],
-    attributes: Mapping[str, Any] | None = None,
-    chunks: Mapping[str, tuple[int, ...]] | None = None,
+    array: _LazyArray, dims: Sequence[Hashable], attributes: Mapping[str, Any] | None = None
 ) -> xr.Variable:
-    """Return a variable that reads when its values are asked for.
-
-    ``chunks`` along its dimensions are what ``.chunk({})`` uses.
-    """
-    preferred = {dim: chunks[dim] for dim in map(str, dims) if chunks and dim in chunks}
-    return xr.Variable(
-        tuple(dims),
-        indexing.LazilyIndexedArray(array),
-        dict(attributes or {}),
-        {"preferred_chunks": preferred} if preferred else {},
-    )
+    """Return a variable that reads when its values are asked for."""
+    return xr.Variable(tuple(dims), indexing.LazilyIndexedArray(array), dict(attributes or {}))
 
 
 def _by_value(values: Integers) -> Iterator[tuple[int, slice | Integers]]:

@@ -17,7 +17,7 @@ from atomlake.lake.catalogue import Catalogue, reporting
 class Unpublished(NamedTuple):
     """A zarr group that the catalogue does not name.
 
-    ``modified`` is when a file of it was last written, in seconds since 1970.
+    ``modified`` is when anything in it was last written, in seconds since 1970.
     """
 
     path: str
@@ -35,7 +35,7 @@ def unpublished(lake: Path | str, older_than: timedelta = timedelta(0)) -> list[
         If the catalogue cannot be read.
     """
     # Listed before the catalogue is read: what is published in between is not missed.
-    found = [_measure(lake, path) for path in _groups(Path(lake))]
+    found = [group for path in _groups(Path(lake)) for group in _measure(lake, path)]
     with reporting(lake):
         catalogue = Catalogue.open(lake)
         known = {
@@ -79,7 +79,12 @@ def _folders(folder: Path) -> list[Path]:
         return []
 
 
-def _measure(lake: Path | str, path: str) -> Unpublished:
+def _measure(lake: Path | str, path: str) -> Iterator[Unpublished]:
+    """Measure a group; nothing if it was renamed meanwhile."""
+    try:
+        created = layout.resolve(lake, path).stat().st_mtime
+    except FileNotFoundError:
+        return
     stats = [stat for _, stat in layout.files(lake, path)]
-    modified = max((stat.st_mtime for stat in stats), default=0.0)
-    return Unpublished(path, len(stats), sum(stat.st_size for stat in stats), modified)
+    modified = max([created, *(stat.st_mtime for stat in stats)])
+    yield Unpublished(path, len(stats), sum(stat.st_size for stat in stats), modified)

@@ -21,7 +21,8 @@ class Lake:
     """One state of a lake: it does not change while it is held, whoever writes meanwhile.
 
     Structures come in the order in which they were published: what is added later comes after
-    what is there. Datasets are lazy: they read what is asked for, when it is asked for.
+    what is there. Datasets are lazy: they read what is asked for, when it is asked for. For
+    dask, ``dataset.chunk(dataset.encoding["preferred_chunks"])`` cuts where the files are cut.
 
     Attributes
     ----------

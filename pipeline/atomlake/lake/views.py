@@ -63,7 +63,7 @@ def structures_view(catalogue: Catalogue, live: pl.DataFrame) -> xr.Dataset:
     def array(name: str, variable: Variable, tail: tuple[int, ...], where: Sequence[Any]) -> Any:
         axis = axes[variable.dims[0]]
         values = PartsArray(catalogue.lake, where, name, axis, tail, variable.dtype)
-        return lazy(values, variable.dims, variable.attributes, chunks)
+        return lazy(values, variable.dims, variable.attributes)
 
     variables = {
         name: array(name, STRUCTURE_VARIABLES[name], tail, paths)
@@ -74,12 +74,12 @@ def structures_view(catalogue: Catalogue, live: pl.DataFrame) -> xr.Dataset:
         where = [path if h else None for path, h in zip(paths, has, strict=True)]
         variables[label.name] = array(label.name, label_variable(label), label.shape, where)
     numbers = array("numbers", STRUCTURE_VARIABLES["numbers"], (), paths)
-    coordinates = _structure_coordinates(catalogue, placed, chunks)
-    coordinates |= _atom_coordinates(numbers, n_atoms, chunks)
+    coordinates = _structure_coordinates(catalogue, placed)
+    coordinates |= _atom_coordinates(numbers, n_atoms)
     attributes: dict[str, Any] = {"title": "structures"} | _provenance(catalogue)
     if left_out:
         attributes["labels_left_out"] = left_out
-    return xr.Dataset(variables, coordinates | {"xyz": list("xyz")}, attributes)
+    return _dataset(variables, coordinates | {"xyz": list("xyz")}, attributes, chunks)
 
 
 def features_view(
@@ -182,22 +182,21 @@ class _View:
                 ),
                 variable.dims,
                 variable.attributes,
-                chunks,
             )
             for name, variable in wanted.items()
         }
         if has_pairs:
-            arrays |= self._pair_arrays(paths, chunks)
+            arrays |= self._pair_arrays(paths)
         coordinates: dict[str, Any] = {}
-        coordinates |= _structure_coordinates(self.catalogue, self.covered, chunks)
+        coordinates |= _structure_coordinates(self.catalogue, self.covered)
         dims = {dim for variable in arrays.values() for dim in variable.dims}
         if "atom" in dims or has_pairs:
-            coordinates |= self._atoms(chunks)
+            coordinates |= self._atoms()
         coordinates |= {dim: list("xyz") for dim in ("xyz", "xyz2") if dim in dims}
         if "centre_species" in dims:
             coordinates["centre_species"] = self.labels.attrs["species"] or ["any"]
         coordinates |= {str(name): label for name, label in self.labels.variables.items()}
-        return xr.Dataset(arrays, coordinates, self._attributes())
+        return _dataset(arrays, coordinates, self._attributes(), chunks)
 
     def _lengths(self, dim: str) -> Integers:
         """Rows that each part stores along a dimension; of atoms at least that many."""
@@ -212,7 +211,7 @@ class _View:
         np.maximum.at(ends, file, at_atom + n_atoms)
         return ends
 
-    def _atoms(self, chunks: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    def _atoms(self) -> dict[str, Any]:
         placed, parts = _placed(self.catalogue, self.covered)
         part, first_atom, n_atoms = _columns(placed, "part", "first_atom", "n_atoms")
         variable = STRUCTURE_VARIABLES["numbers"]
@@ -224,12 +223,10 @@ class _View:
             (),
             variable.dtype,
         )
-        values = lazy(numbers, variable.dims, variable.attributes, chunks)
-        return _atom_coordinates(values, n_atoms, chunks)
+        values = lazy(numbers, variable.dims, variable.attributes)
+        return _atom_coordinates(values, n_atoms)
 
-    def _pair_arrays(
-        self, paths: Sequence[str], chunks: Mapping[str, tuple[int, ...]]
-    ) -> dict[str, xr.Variable]:
+    def _pair_arrays(self, paths: Sequence[str]) -> dict[str, xr.Variable]:
         """Pair arrays, with atoms and pairs counted over the view instead of the part."""
         lake = self.catalogue.lake
         file, at_atom, n_atoms, at_pair, n_pairs = _columns(
@@ -261,10 +258,15 @@ class _View:
             ),
             "cell_shift": PartsArray(lake, paths, "cell_shift", self.axes["pair"], (3,), np.int32),
         }
-        return {
-            name: lazy(values[name], variable.dims, variable.attributes, chunks)
+        arrays = {
+            name: lazy(values[name], variable.dims, variable.attributes)
             for name, variable in PAIR_VARIABLES.items()
         }
+        if not len(n_atoms):
+            variable = PAIR_VARIABLES["pair_offsets"]
+            zero = np.zeros(1, np.int64)
+            arrays["pair_offsets"] = xr.Variable(variable.dims, zero, variable.attributes)
+        return arrays
 
     def _attributes(self) -> dict[str, Any]:
         set_aside = (
@@ -357,34 +359,38 @@ def _labels(parts: pl.DataFrame) -> tuple[dict[Label, list[bool]], list[str]]:
     return has, left_out
 
 
-# ----- Coordinates
+# ----- Datasets
 
 
-def _structure_coordinates(
-    catalogue: Catalogue, rows: pl.DataFrame, chunks: Mapping[str, tuple[int, ...]]
-) -> dict[str, xr.Variable]:
+def _dataset(
+    variables: Mapping[str, Any],
+    coordinates: Mapping[str, Any],
+    attributes: Mapping[str, Any],
+    chunks: Mapping[str, tuple[int, ...]],
+) -> xr.Dataset:
+    dataset = xr.Dataset(variables, coordinates, attributes)
+    dataset.encoding["preferred_chunks"] = dict(chunks)
+    return dataset
+
+
+def _structure_coordinates(catalogue: Catalogue, rows: pl.DataFrame) -> dict[str, xr.Variable]:
     sequence = rows["sequence"].to_numpy()
     return {
         name: lazy(
-            CatalogueColumn(catalogue, name, sequence),
-            ("structure",),
-            {"long_name": long_name},
-            chunks,
+            CatalogueColumn(catalogue, name, sequence), ("structure",), {"long_name": long_name}
         )
         for name, long_name in _NAMES.items()
     }
 
 
-def _atom_coordinates(
-    numbers: xr.Variable, n_atoms: Integers, chunks: Mapping[str, tuple[int, ...]]
-) -> dict[str, xr.Variable]:
+def _atom_coordinates(numbers: xr.Variable, n_atoms: Integers) -> dict[str, xr.Variable]:
     offsets = _bounds(n_atoms)
     variable = STRUCTURE_VARIABLES["structure_offsets"]
     return {
         "numbers": numbers,
         "structure_offsets": xr.Variable(variable.dims, offsets, variable.attributes),
         "structure_index": lazy(
-            StructureIndex(offsets), ("atom",), {"long_name": "structure of the atom"}, chunks
+            StructureIndex(offsets), ("atom",), {"long_name": "structure of the atom"}
         ),
     }
 
