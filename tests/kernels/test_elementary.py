@@ -7,12 +7,29 @@ from atomlake.descriptors.cutoffs import Cutoff
 from atomlake.kernels.compiled import kernel
 from atomlake.kernels.cutoffs import cutoff_function, cutoff_functions
 from atomlake.kernels.elementary import cosine_turn, exponential, sine_turn
+from atomlake.kernels.lanes import (
+    LANES,
+    lane_sum,
+    larger,
+    load,
+    pointer,
+    smaller,
+    square_root,
+    store,
+)
 
 
 @kernel
 def _exponential(x, y):
     for i in range(x.shape[0]):
         y[i] = exponential(x[i])
+
+
+@kernel
+def _exponential_of_lanes(x, y):
+    source, target = pointer(x), pointer(y)
+    for i in range(0, x.shape[0], LANES):
+        store(target, i, exponential(load(source, i)))
 
 
 @kernel
@@ -44,9 +61,10 @@ def apply(function, x):
     return y
 
 
-def test_exponential_is_right_to_two_units_in_the_last_place():
-    x = np.linspace(-708, 700, 100_001)
-    np.testing.assert_allclose(apply(_exponential, x), np.exp(x), rtol=2 * np.spacing(1.0), atol=0)
+@pytest.mark.parametrize("function", [_exponential, _exponential_of_lanes])
+def test_exponential_is_right_to_two_units_in_the_last_place(function):
+    x = np.linspace(-708, 700, 100_000)
+    np.testing.assert_allclose(apply(function, x), np.exp(x), rtol=2 * np.spacing(1.0), atol=0)
 
 
 def test_exponential_stays_finite_and_positive_far_below_zero():
@@ -73,3 +91,24 @@ def test_cutoff_functions_of_many_distances_are_those_of_each(name):
     _together(function.code, function.parameter, 5.0, r, *together)
     # Rounding of the argument of the cosine, times the largest derivative.
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-14)
+
+
+@kernel
+def _lane_arithmetic(x, results, sums):
+    value = load(pointer(x), 0)
+    target = pointer(results)
+    store(target, 0, 2.0 / (value + 1.0) - value * 0.5)
+    store(target, 8, square_root(value))
+    store(target, 16, larger(value, 3.0))
+    store(target, 24, smaller(value, 3.0))
+    sums[0] = lane_sum(value)
+
+
+def test_lanes_are_eight_numbers_at_once():
+    x = np.array([0.1, 9.0, 2.0, 3.0, 4.0, 0.5, 7.0, 1.0])
+    results, sums = np.empty((4, LANES)), np.empty(1)
+    _lane_arithmetic(x, results, sums)
+    expected = [2 / (x + 1) - x * 0.5, np.sqrt(x), np.maximum(x, 3), np.minimum(x, 3)]
+    # Fused multiplication and addition round once where numpy rounds twice.
+    np.testing.assert_allclose(results, expected, rtol=1e-15)
+    assert sums[0] == pytest.approx(x.sum(), rel=1e-15)

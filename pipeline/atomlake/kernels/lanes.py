@@ -4,7 +4,8 @@ The blocks of a density expansion are a few numbers long (8 radial functions, sa
 short for LLVM's loop vectoriser, whose checks before and after each loop would cost more
 than the loop. Here a block is one value of type ``Lanes``, an LLVM vector: it stays in a
 register over a whole sum, and every operation is one instruction (two or four where
-registers are narrower). Arithmetic is written with ``+``, ``-`` and ``*``.
+registers are narrower). Arithmetic is written with ``+``, ``-``, ``*`` and ``/``; a float among
+the operands stands for eight of it.
 
 All functions take a :func:`pointer` and an index, without bounds checks.
 """
@@ -169,19 +170,108 @@ def broadcast(typing: Any, scalar: Any) -> Any:
     return _lanes(types.float64), generate
 
 
+@_instruction
+def lane_sum(typing: Any, value: Any) -> Any:
+    """Return the sum of all lanes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.DoubleType(), [ir.DoubleType(), _DOUBLES]),
+            "llvm.vector.reduce.fadd.v8f64",
+        )
+        zero = ir.Constant(ir.DoubleType(), 0.0)
+        # reassoc: in pairs, in place of one lane after the other.
+        return builder.call(function, [zero, arguments[0]], fastmath=("reassoc",))
+
+    return types.float64(_lanes), generate
+
+
+@_instruction
+def square_root(typing: Any, value: Any) -> Any:
+    """Return the square root of every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(_DOUBLES, [_DOUBLES]), "llvm.sqrt.v8f64"
+        )
+        return builder.call(function, arguments)
+
+    return _lanes(_lanes), generate
+
+
+@_instruction
+def larger(typing: Any, value: Any, limit: Any) -> Any:
+    """Return ``value``, a float or lanes, or the float ``limit`` where that is larger."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value, limit = arguments
+        if signature.return_type == _lanes:
+            limit = _splat(builder, limit, _DOUBLES)
+        return builder.select(builder.fcmp_ordered(">", value, limit), value, limit)
+
+    return value(value, types.float64), generate
+
+
+@_instruction
+def smaller(typing: Any, value: Any, limit: Any) -> Any:
+    """Return ``value``, a float or lanes, or the float ``limit`` where that is smaller."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value, limit = arguments
+        if signature.return_type == _lanes:
+            limit = _splat(builder, limit, _DOUBLES)
+        return builder.select(builder.fcmp_ordered("<", value, limit), value, limit)
+
+    return value(value, types.float64), generate
+
+
+@_instruction
+def power_of_two(typing: Any, value: Any) -> Any:
+    """Return 2 to the integer in the lowest bits of a float, or of each lane.
+
+    Such a number is the integer plus 1.5 · 2**52; the integer is between -1022 and 1023.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def constant(number: int) -> Any:
+            if signature.return_type == _lanes:
+                return ir.Constant(ir.VectorType(ir.IntType(64), LANES), [number] * LANES)
+            return ir.Constant(ir.IntType(64), number)
+
+        bits = builder.bitcast(arguments[0], constant(0).type)
+        exponent = builder.shl(bits, constant(52))
+        # The exponent field of 1.0.
+        power = builder.add(exponent, constant(0x3FF0000000000000))
+        return builder.bitcast(power, arguments[0].type)
+
+    return value(value), generate
+
+
 def _arithmetic(symbol: Any, instruction: str) -> None:
     @infer_global(symbol)
     class Typing(AbstractTemplate):  # type: ignore[misc]
         def generic(self, arguments: Any, keywords: Any) -> Any:
-            if arguments == (_lanes, _lanes):
-                return signature(_lanes, _lanes, _lanes)
+            if _lanes in arguments and set(arguments) <= {_lanes, types.float64}:
+                return signature(_lanes, *arguments)
             return None
 
-    @lower_builtin(symbol, _LanesType, _LanesType)  # type: ignore[untyped-decorator]
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return getattr(builder, instruction)(*arguments, flags=("contract",))
+        operands = [
+            value if type_ == _lanes else _splat(builder, value, _DOUBLES)
+            for value, type_ in zip(arguments, signature.args, strict=True)
+        ]
+        return getattr(builder, instruction)(*operands, flags=("contract",))
+
+    for operands in (
+        (_LanesType, _LanesType),
+        (_LanesType, types.Float),
+        (types.Float, _LanesType),
+    ):
+        lower_builtin(symbol, *operands)(generate)
 
 
 _arithmetic(operator.add, "fadd")
 _arithmetic(operator.sub, "fsub")
 _arithmetic(operator.mul, "fmul")
+_arithmetic(operator.truediv, "fdiv")
