@@ -1,0 +1,1 @@
+"""Plan, compute, publish: the layer that runs recipes."""
