@@ -244,7 +244,7 @@ def _gather(vectors: Floats, distances: Floats, inner: float, work: Workspace) -
     return n_inner
 
 
-@inlined
+@kernel
 def _weigh(
     neighbour_index: Integers,
     weights: Floats,
@@ -268,7 +268,7 @@ def _weigh(
                 weighted[row, c, t] = 0.0
 
 
-@inlined
+@kernel
 def _tabulate(cutoff: float, n: int, has_gradients: bool, work: Workspace) -> None:
     """Write ``T_k(2 r / cutoff - 1)`` and its derivative by r.
 
@@ -345,7 +345,7 @@ def _angular_values(value: Floats, n: int, density: Floats, legendre: Floats, ro
         row[k] = 0.5 * (total - itself)
 
 
-@inlined
+@kernel
 def _radial_gradients(block: int, n_functions: int, work: Workspace) -> None:
     """Write ``(h' T_k + h T_k') u`` for each neighbour, with its direction u."""
     n_channels, n_radial, capacity = work.sides.shape[1], work.table.shape[1], work.table.shape[2]
@@ -367,7 +367,7 @@ def _radial_gradients(block: int, n_functions: int, work: Workspace) -> None:
             store(gradients, to + 2 * LANES, derivative * z)
 
 
-@inlined
+@kernel
 def _angular_gradients(
     block: int, n_radial: int, legendre: Floats, recursion: Floats, work: Workspace
 ) -> None:
