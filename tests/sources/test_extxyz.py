@@ -220,6 +220,14 @@ def test_a_label_of_the_wrong_kind(look_at, write):
     assert look_at(path, forces="pos").codes == {}
 
 
+@pytest.mark.parametrize(
+    "keys", [{"structure": ("energy",)}, {"atom": ("q", "forces")}, {"structure": "a", "atom": "a"}]
+)
+def test_a_label_has_one_meaning(keys):
+    with pytest.raises(ValueError, match="would be stored twice"):
+        LabelKeys(**{name: tuple(value) for name, value in keys.items()})
+
+
 def test_a_label_has_one_shape(look_at, write):
     text = frame('q="1 2"', "C 0 0 0") + frame("q=3", "C 0 0 0") + frame('q="4 5"', "C 0 0 0")
     found = look_at(write(text), structure=("q",))

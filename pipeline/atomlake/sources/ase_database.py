@@ -98,7 +98,8 @@ class AseDatabase(Reader):
     def _connected(self) -> Iterator[Any]:
         """Open the database; whatever ase or a driver raises becomes a reason."""
         try:
-            yield ase.db.connect(self.location, use_lock_file=False)
+            with ase.db.connect(self.location, use_lock_file=False) as database:
+                yield database
         except SourceError:
             raise
         except ModuleNotFoundError as error:

@@ -73,8 +73,9 @@ class AseSqlite(Reader):
         cells: list[NDArray[np.float64]] = []
         problems: dict[int, SetAside] = {}
         with self._connected() as database:
+            columns = self._columns(database)
             ids = self._selected(database)
-            for position, row in enumerate(self._rows(database, ids)):
+            for position, row in enumerate(_rows(database, ids, columns)):
                 content: Row = {}
                 if isinstance(row, SetAside):
                     problems[position] = row
@@ -100,7 +101,8 @@ class AseSqlite(Reader):
         """Read rows; see :class:`atomlake.sources.base.Reader`."""
         batch = Batch()
         with self._connected() as database:
-            rows = self._rows(database, locations[:, 0].tolist())
+            columns = self._columns(database)
+            rows = _rows(database, locations[:, 0].tolist(), columns)
             for position, row in enumerate(rows):
                 if isinstance(row, SetAside):
                     batch.set_aside(position, row)
@@ -157,7 +159,8 @@ class AseSqlite(Reader):
                 f"source {self.source.label!r}: select {self.source.select!r} is not understood "
                 f"({type(error).__name__}: {error}); expected the like of 'natoms<20,energy<0'"
             ) from error
-        ids = [row_id for (row_id,) in database.execute(f"{sql} ORDER BY systems.id", values)]
+        rows = database.execute(f"{sql} ORDER BY systems.id", values)
+        ids = [row_id for row_id in dict.fromkeys(row[0] for row in rows) if type(row_id) is int]
         if not ids:
             raise SourceError(
                 f"{self.location} has no row"
@@ -182,22 +185,24 @@ class AseSqlite(Reader):
             raise SourceError(f"{self.location} is no ASE database: 'systems' lacks {missing}")
         return [name for name in present if name in wanted]
 
-    def _rows(self, database: sqlite3.Connection, ids: Sequence[int]) -> Iterator[Row | SetAside]:
-        """Yield the rows with these ids, in that order."""
-        columns = self._columns(database)
-        for first in range(0, len(ids), BLOCK_ROWS):
-            block = ids[first : first + BLOCK_ROWS]
-            try:
-                found = _fetch(database, block, columns)
-            except sqlite3.DatabaseError:
-                found = {}
-                for row_id in block:
-                    try:
-                        found |= _fetch(database, [row_id], columns)
-                    except sqlite3.DatabaseError as error:
-                        found[row_id] = SetAside("malformed", f"SQLite cannot read it: {error}")
+
+def _rows(
+    database: sqlite3.Connection, ids: Sequence[int], columns: Sequence[str]
+) -> Iterator[Row | SetAside]:
+    """Yield the rows with these ids, in that order."""
+    for first in range(0, len(ids), BLOCK_ROWS):
+        block = ids[first : first + BLOCK_ROWS]
+        try:
+            found = _fetch(database, block, columns)
+        except sqlite3.DatabaseError:
+            found = {}
             for row_id in block:
-                yield found.get(row_id) or SetAside("missing", f"there is no row {row_id} any more")
+                try:
+                    found |= _fetch(database, [row_id], columns)
+                except sqlite3.DatabaseError as error:
+                    found[row_id] = SetAside("malformed", f"SQLite cannot read it: {error}")
+        for row_id in block:
+            yield found.get(row_id) or SetAside("missing", f"there is no row {row_id} any more")
 
 
 def _fetch(

@@ -11,10 +11,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atomlake.errors import SetAside, SourceError
-from atomlake.structures import Floats, Structures
+from atomlake.structures import LABELS, Floats, Structures
 
 #: Records read at once while looking for species, to bound memory.
 SPECIES_BATCH = 1000
@@ -38,6 +38,17 @@ class LabelKeys(BaseModel):
     atom: tuple[str, ...] = Field(
         default=(), description="Further numeric per-atom arrays to keep."
     )
+
+    @model_validator(mode="after")
+    def _one_meaning_each(self) -> LabelKeys:
+        further = [*self.structure, *self.atom]
+        for key in further:
+            if key in LABELS or further.count(key) > 1:
+                raise ValueError(
+                    f"the label {key!r} would be stored twice: list each further key once, and "
+                    f"none of {', '.join(LABELS)}, which have settings of their own"
+                )
+        return self
 
 
 class Source(BaseModel):
