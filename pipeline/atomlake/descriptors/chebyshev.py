@@ -41,7 +41,7 @@ class Chebyshev(Descriptor):
     title: ClassVar[str] = "Artrith–Urban–Ceder Chebyshev expansions of distances and angles"
     citations: ClassVar[tuple[Citation, ...]] = (
         Citation(
-            "Artrith, Urban & Ceder, Phys. Rev. B 96, 014112 (2017), Eqs. 4-9",
+            "Artrith, Urban & Ceder, Phys. Rev. B 96, 014112 (2017)",
             "10.1103/PhysRevB.96.014112",
         ),
     )

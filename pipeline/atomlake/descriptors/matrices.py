@@ -20,7 +20,7 @@ from atomlake.neighbours import Neighbours
 from atomlake.structures import Structures
 
 _RUPP = Citation(
-    "Rupp, Tkatchenko, Müller, von Lilienfeld, Phys. Rev. Lett. 108, 058301 (2012), eq. 1",
+    "Rupp, Tkatchenko, Müller, von Lilienfeld, Phys. Rev. Lett. 108, 058301 (2012)",
     "10.1103/PhysRevLett.108.058301",
 )
 _FABER = Citation(
