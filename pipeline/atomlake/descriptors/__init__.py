@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from atomlake.descriptors.base import Descriptor
 
 _REGISTRY: dict[str, str] = {
+    "amp_bispectrum": "atomlake.descriptors.so4_bispectrum:AmpBispectrum",
     "chebyshev": "atomlake.descriptors.chebyshev:Chebyshev",
     "coulomb_matrix": "atomlake.descriptors.matrices:CoulombMatrix",
     "ewald_matrix": "atomlake.descriptors.matrices:EwaldMatrix",
     "sine_matrix": "atomlake.descriptors.matrices:SineMatrix",
+    "snap": "atomlake.descriptors.so4_bispectrum:Snap",
     "soap": "atomlake.descriptors.soap:Soap",
     "symmetry_functions": "atomlake.descriptors.symmetry_functions:SymmetryFunctions",
 }
