@@ -21,12 +21,10 @@ from atomlake.descriptors.base import Citation, Descriptor, Gradients, Rows
 from atomlake.descriptors.cutoffs import Cutoff
 from atomlake.kernels import symmetry_functions as kernels
 from atomlake.neighbours import Neighbours
-from atomlake.structures import CHEMICAL_SYMBOLS, Structures
+from atomlake.structures import Structures
 
 #: Largest ζ: (1 + λ cos θ)^ζ then counts angles within 4° of the direction only.
 MAX_ZETA = 1024
-
-_ONE_CHANNEL = np.zeros(len(CHEMICAL_SYMBOLS), dtype=np.int64)
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -349,6 +347,8 @@ class SymmetryFunctions(Descriptor):
     def _environments(
         self, structures: Structures, neighbours: Neighbours, first: int, last: int, rows: Rows
     ) -> None:
+        functions = _kernel_functions(self)
+        counts = np.diff(neighbours.pair_offsets[first : last + 1])
         kernels.symmetry_functions(
             first,
             last,
@@ -357,69 +357,36 @@ class SymmetryFunctions(Descriptor):
             neighbours.vectors,
             neighbours.distances,
             structures.numbers,
-            np.maximum(self.species_table, 0) if self._has_channels else _ONE_CHANNEL,
-            kernels.Envelope(
-                self.cutoff_function.code, self.cutoff_function.parameter, self.cutoff
-            ),
-            *_kernel_functions(self),
+            functions,
+            kernels.empty_workspace(functions, int(counts.max(initial=0)), self.n_features),
             *rows,
         )
 
 
 @lru_cache(maxsize=64)
-def _kernel_functions(
-    descriptor: SymmetryFunctions,
-) -> tuple[
-    kernels.RadialFunctions,
-    kernels.AngularFunctions,
-    kernels.AngularFunctions,
-    kernels.RadialFunctions,
-    kernels.AngularFunctions,
-]:
-    """Return g1 to g3, g4, g5, w2 and w4 in the terms of the kernels."""
+def _kernel_functions(descriptor: SymmetryFunctions) -> kernels.Functions:
+    """Return all functions in the terms of the kernels."""
     d = descriptor
-    s = len(d.species_numbers) if d._has_channels else 1
-    first_pair = s * d._n_per_species
+    n_channels = len(d.species_numbers) if d._has_channels else 1
+    first_pair = n_channels * d._n_per_species
     first_weighted = d.n_features - len(d.w2) - len(d.w4)
-    one, two = np.indices((s, s))
+    one, two = np.indices((n_channels, n_channels))
     low, high = np.minimum(one, two), np.maximum(one, two)
     pairs = first_pair + (high * (high + 1) // 2 + low) * d._n_per_pair
-    unit = d.cutoff if d.eta_unit == "cutoff" else 1.0
-
-    def radial(
-        has_sum: bool,
-        gaussians: tuple[RadialParameters, ...],
-        kappas: tuple[float, ...],
-        column: kernels.Integers,
-    ) -> kernels.RadialFunctions:
-        return kernels.RadialFunctions(
-            int(has_sum),
-            np.array([p.eta / unit**2 for p in gaussians], dtype=np.float64),
-            np.array([p.r_s for p in gaussians], dtype=np.float64),
-            np.array(kappas, dtype=np.float64),
-            column.astype(np.int64),
-        )
-
-    def angular(
-        is_closed: bool, functions: tuple[AngularParameters, ...], column: kernels.Integers
-    ) -> kernels.AngularFunctions:
-        powers = sorted({(p.zeta, p.lambda_) for p in functions})
-        gaussians = sorted({(p.eta, p.r_s) for p in functions})
-        return kernels.AngularFunctions(
-            is_closed,
-            np.array([zeta for zeta, _ in powers], dtype=np.float64),
-            np.array([lambda_ for _, lambda_ in powers], dtype=np.float64),
-            np.array([eta / unit**2 for eta, _ in gaussians], dtype=np.float64),
-            np.array([r_s for _, r_s in gaussians], dtype=np.float64),
-            np.array([powers.index((p.zeta, p.lambda_)) for p in functions], dtype=np.int64),
-            np.array([gaussians.index((p.eta, p.r_s)) for p in functions], dtype=np.int64),
-            column.astype(np.int64),
-        )
-
-    return (
-        radial(d.g1, d.g2, d.g3, np.arange(s) * d._n_per_species),
-        angular(True, d.g4, pairs),
-        angular(False, d.g5, pairs + len(d.g4)),
-        radial(False, d.w2, (), np.array([first_weighted])),
-        angular(True, d.w4, np.array([[first_weighted + len(d.w2)]])),
+    unit = d.cutoff**2 if d.eta_unit == "cutoff" else 1.0
+    g2, w2 = ([(p.eta / unit, p.r_s) for p in functions] for functions in (d.g2, d.w2))
+    g4, g5, w4 = (
+        [(p.eta / unit, p.zeta, p.lambda_, p.r_s) for p in functions]
+        for functions in (d.g4, d.g5, d.w4)
+    )
+    # G1 is the Gaussian of no exponent.
+    g1 = [(0.0, 0.0)] if d.g1 else []
+    return kernels.Functions(
+        envelope=kernels.Envelope(d.cutoff_function.code, d.cutoff_function.parameter, d.cutoff),
+        channel=np.maximum(d.species_table, 0) if d._has_channels else 0 * d.species_table,
+        radial=kernels.radial_functions(g1 + g2, d.g3, np.arange(n_channels) * d._n_per_species),
+        closed=kernels.angular_functions(True, g4, pairs),
+        opened=kernels.angular_functions(False, g5, pairs + len(g4)),
+        weighted_radial=kernels.radial_functions(w2, (), np.array([first_weighted])),
+        weighted_closed=kernels.angular_functions(True, w4, np.array([[first_weighted + len(w2)]])),
     )

@@ -1,29 +1,46 @@
 """Behler–Parrinello symmetry functions and their weighted forms.
 
-One centre at a time. Its neighbours are sorted by channel (their species), so that
-the neighbours of a channel lie next to each other. The angular functions of a pair of
-channels are all of the form ``Σ P(cos θ) E(r_ij, r_ik, r_jk)`` with few distinct powers
-``P`` and Gaussians ``E``: these are tabulated over a run of triples, and every function is
-then a dot product of two rows of the tables.
+One centre at a time. Its neighbours are sorted by channel (their species), so that the
+neighbours of a channel lie next to each other.
+
+The angular functions of a pair of channels are all of the form
+``Σ P(cos θ) E(r_ij, r_ik, r_jk)`` with few distinct powers ``P`` and Gaussians ``E``. These are
+tabulated over a run of triples, and every function is then a dot product of two rows of the
+tables. Runs end at a whole block of lanes; the triples that fill up a block have weight 0.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atomlake.kernels.compiled import inlined, kernel, summing
+from atomlake.kernels.compiled import inlined, kernel
 from atomlake.kernels.cutoffs import cutoff_functions
 from atomlake.kernels.elementary import exponential
+from atomlake.kernels.lanes import (
+    LANES,
+    broadcast,
+    lane_sum,
+    load,
+    load_some,
+    n_padded,
+    pointer,
+    square_root,
+    store,
+    store_some,
+)
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 #: About as many triples are tabulated together: their tables fit in the L2 cache.
 RUN = 256
+
+
+# ----- What is to be computed
 
 
 class Envelope(NamedTuple):
@@ -35,24 +52,30 @@ class Envelope(NamedTuple):
 
 
 class RadialFunctions(NamedTuple):
-    """Functions of one distance, in the order G1, Gaussians, cosines.
+    """Functions of one distance: Gaussians, then cosines.
 
     Attributes
     ----------
-    n_sums : int
-        1 with G1, the sum of the cutoff function, else 0.
-    eta, r_s : float64 array, shape (n_gaussians,)
-        In 1/Å² and Å.
+    n_gaussians, n_cosines : int
+        How many there are.
+    eta, r_s, amplitude : float64 array
+        Parameters of the Gaussians in 1/Å² and Å, and 1; filled up to a whole block of lanes
+        with Gaussians of amplitude 0.
     kappa : float64 array, shape (n_cosines,)
         In 1/Å.
+    n_channels : int
+        Channels that each have all functions.
     column : int64 array, shape (n_channels,)
         Feature column where the functions of a channel begin.
     """
 
-    n_sums: int
+    n_gaussians: int
+    n_cosines: int
     eta: Floats
     r_s: Floats
+    amplitude: Floats
     kappa: Floats
+    n_channels: int
     column: Integers
 
 
@@ -64,79 +87,265 @@ class AngularFunctions(NamedTuple):
     is_closed : bool
         Whether the third side of the triangle enters, with its Gaussian and its cutoff
         function (G4, W4), or not (G5).
+    n_powers, n_gaussians, n_functions : int
+        How many there are.
     zeta, lambda_ : float64 array, shape (n_powers,)
         Distinct powers ``2 ((1 + λ cos θ) / 2)^ζ``.
     eta, r_s : float64 array, shape (n_gaussians,)
         Distinct Gaussians, in 1/Å² and Å.
     power, gaussian : int64 array, shape (n_functions,)
         The two factors of each function.
+    n_channels : int
+        Channels, each pair of which has all functions.
     column : int64 array, shape (n_channels, n_channels)
         Feature column where the functions of a pair of channels begin.
     """
 
     is_closed: bool
+    n_powers: int
+    n_gaussians: int
+    n_functions: int
     zeta: Floats
     lambda_: Floats
     eta: Floats
     r_s: Floats
     power: Integers
     gaussian: Integers
+    n_channels: int
     column: Integers
 
 
-class _Environment(NamedTuple):
-    """Neighbours of one centre, sorted by channel; shape (capacity,)."""
+class Functions(NamedTuple):
+    """Everything that is computed.
+
+    Attributes
+    ----------
+    envelope : Envelope
+        Cutoff function of every distance.
+    channel : int64 array, shape (119,)
+        Channel of each atomic number.
+    radial, closed, opened : RadialFunctions, AngularFunctions
+        Functions for each channel and each pair of channels.
+    weighted_radial, weighted_closed : RadialFunctions, AngularFunctions
+        Functions of all neighbours in one channel, each neighbour counted with its atomic number.
+    """
+
+    envelope: Envelope
+    channel: Integers
+    radial: RadialFunctions
+    closed: AngularFunctions
+    opened: AngularFunctions
+    weighted_radial: RadialFunctions
+    weighted_closed: AngularFunctions
+
+
+def radial_functions(
+    gaussians: Sequence[tuple[float, float]], kappas: Sequence[float], column: Integers
+) -> RadialFunctions:
+    """Lay out functions given by their (eta, r_s) and kappa."""
+    eta, r_s, amplitude = np.zeros((3, n_padded(len(gaussians))))
+    for f, parameters in enumerate(gaussians):
+        eta[f], r_s[f] = parameters
+        amplitude[f] = 1.0
+    return RadialFunctions(
+        n_gaussians=len(gaussians),
+        n_cosines=len(kappas),
+        eta=eta,
+        r_s=r_s,
+        amplitude=amplitude,
+        kappa=np.array(kappas, dtype=np.float64),
+        n_channels=len(column),
+        column=column.astype(np.int64),
+    )
+
+
+def angular_functions(
+    is_closed: bool, functions: Sequence[tuple[float, float, float, float]], column: Integers
+) -> AngularFunctions:
+    """Lay out functions given by their (eta, zeta, lambda, r_s)."""
+    powers = sorted({(zeta, lambda_) for _, zeta, lambda_, _ in functions})
+    gaussians = sorted({(eta, r_s) for eta, _, _, r_s in functions})
+    return AngularFunctions(
+        is_closed=is_closed,
+        n_powers=len(powers),
+        n_gaussians=len(gaussians),
+        n_functions=len(functions),
+        zeta=np.array([zeta for zeta, _ in powers], dtype=np.float64),
+        lambda_=np.array([lambda_ for _, lambda_ in powers], dtype=np.float64),
+        eta=np.array([eta for eta, _ in gaussians], dtype=np.float64),
+        r_s=np.array([r_s for _, r_s in gaussians], dtype=np.float64),
+        power=np.array([powers.index((z, l)) for _, z, l, _ in functions], dtype=np.int64),
+        gaussian=np.array([gaussians.index((e, s)) for e, _, _, s in functions], dtype=np.int64),
+        n_channels=len(column),
+        column=column.astype(np.int64),
+    )
+
+
+# ----- Room for one centre
+
+
+class Channels(NamedTuple):
+    """How the neighbours of one centre are told apart, and what each counts for.
+
+    Attributes
+    ----------
+    value, slope : float64 array, shape (capacity,)
+        Cutoff function times weight, and its derivative by the distance.
+    bounds : int64 array, shape (n_channels + 1,)
+        Neighbours of channel c are ``bounds[c]:bounds[c + 1]``.
+    """
+
+    value: Floats
+    slope: Floats
+    bounds: Integers
+
+
+class Environment(NamedTuple):
+    """The neighbours of one centre, sorted by channel.
+
+    Attributes
+    ----------
+    x, y, z, r, inverse_r : float64 array, shape (capacity,)
+        Position relative to the centre, distance and its inverse.
+    place : int64 array, shape (capacity,)
+        Place in the centre's list of pairs.
+    plain, weighted : Channels
+        By species, each counted once; all together, each counted with its atomic number.
+    """
 
     x: Floats
     y: Floats
     z: Floats
     r: Floats
     inverse_r: Floats
-    # Place in the centre's list of pairs.
     place: Integers
+    plain: Channels
+    weighted: Channels
 
 
-class _Channels(NamedTuple):
-    """How the neighbours of one centre are told apart, and what each counts for."""
+class Triples(NamedTuple):
+    """Tables over a run of triples (centre, j, k), with last axis (capacity,).
 
-    # Cutoff function times weight, and its derivative by the distance; shape (capacity,).
-    value: Floats
-    slope: Floats
-    # Neighbours of channel c are bounds[c]:bounds[c + 1].
-    bounds: Integers
+    Attributes
+    ----------
+    capacity : int
+        Length of the rows.
+    x, y, z, inverse_r : float64 array
+        Position of k relative to the centre, and its inverse distance.
+    cosine : float64 array
+        Of the angle at the centre.
+    third, third_value, third_slope : float64 array
+        Length of the third side (its square until the run is tabulated), its cutoff function and
+        the derivative of that; 1 and 0 for open functions.
+    lengths, squares : float64 array
+        Sums over the sides of their lengths and of their squares.
+    weight : float64 array
+        Cutoff functions and weights of j and k; those of k alone where there are gradients.
+    power, power_along_j, power_along_k : float64 array, shape (n_powers, capacity)
+        The power, and its derivative by r_j along r_j and along r_k.
+    gaussian, gaussian_along_j, gaussian_along_k : float64 array, shape (n_gaussians, capacity)
+        The Gaussian with all weights, and its derivative by r_j along r_j and along r_k.
+    bounds : int64 array, shape (n_channels + 1,)
+        Triples whose k is of channel c begin at ``bounds[c]``, a whole block.
+    """
 
-
-class _Triples(NamedTuple):
-    """Tables over a run of triples (centre, j, k); last axis (capacity,)."""
-
-    # Position of k relative to the centre.
+    capacity: int
     x: Floats
     y: Floats
     z: Floats
     inverse_r: Floats
     cosine: Floats
-    # Length of the third side (its square until it is tabulated), its cutoff function,
-    # and the derivative of that divided by the length; 1 and 0 for open functions.
     third: Floats
     third_value: Floats
     third_slope: Floats
-    # Sums over the sides of their lengths and of their squares.
     lengths: Floats
     squares: Floats
-    # Cutoff functions and weights of j and k; those of k alone for gradients.
     weight: Floats
-    # (n_powers, capacity): the power; its derivative by the cosine, times the derivative of
-    # the cosine by r_j along r_j and along r_k.
     power: Floats
     power_along_j: Floats
     power_along_k: Floats
-    # (n_gaussians, capacity): the Gaussian with all weights; its derivative by r_j along
-    # r_j and along r_k.
     gaussian: Floats
     gaussian_along_j: Floats
     gaussian_along_k: Floats
-    # Triples whose k is of channel c are bounds[c]:bounds[c + 1].
     bounds: Integers
+
+
+class Workspace(NamedTuple):
+    """Room for one centre.
+
+    Attributes
+    ----------
+    environment : Environment
+        Its neighbours.
+    triples : Triples
+        Its triples.
+    row : float64 array, shape (n_features + 8,)
+        Its features.
+    block : float64 array, shape (3, n_block)
+        Gradient of the functions of one channel or pair of channels.
+    strain : float64 array, shape (9, n_features + 8)
+        Gradient of its features by strain.
+    """
+
+    environment: Environment
+    triples: Triples
+    row: Floats
+    block: Floats
+    strain: Floats
+
+
+def empty_workspace(functions: Functions, max_pairs: int, n_features: int) -> Workspace:
+    """Allocate room for centres of at most ``max_pairs`` neighbours."""
+    angular = functions.closed, functions.opened, functions.weighted_closed
+    radial = functions.radial, functions.weighted_radial
+    n_channels = max(f.n_channels for f in angular)
+    n_powers = max(f.n_powers for f in angular)
+    n_gaussians = max(f.n_gaussians for f in angular)
+    n_block = max(
+        *(len(f.eta) + f.n_cosines + LANES for f in radial), *(f.n_functions for f in angular)
+    )
+    n = n_padded(max_pairs)
+    capacity = n_padded(max(RUN, LANES * n_channels) + max_pairs)
+    x, y, z, r, inverse_r, value, slope, weighted_value, weighted_slope = np.empty((9, n))
+    bounds, weighted_bounds = np.empty(n_channels + 1, np.int64), np.empty(2, np.int64)
+    triples = np.empty((11, capacity))
+    powers, gaussians = np.empty((3, n_powers, capacity)), np.empty((3, n_gaussians, capacity))
+    return Workspace(
+        environment=Environment(
+            x,
+            y,
+            z,
+            r,
+            inverse_r,
+            place=np.empty(n, np.int64),
+            plain=Channels(value, slope, bounds),
+            weighted=Channels(weighted_value, weighted_slope, weighted_bounds),
+        ),
+        triples=Triples._make(
+            [capacity, *triples, *powers, *gaussians, np.empty(n_channels + 1, np.int64)]
+        ),
+        row=np.empty(n_features + LANES),
+        block=np.empty((3, n_padded(n_block))),
+        strain=np.empty((9, n_features + LANES)),
+    )
+
+
+class _Output(NamedTuple):
+    """Where the rows of one centre go; pointers."""
+
+    n_features: int
+    row: Floats
+    block: Floats
+    n_block: int
+    # Gradients by positions, and the row of the centre's first pair in them.
+    has_positions: bool
+    positions: NDArray[Any]
+    first_pair: int
+    has_strain: bool
+    strain: Floats
+
+
+# ----- The kernel
 
 
 @kernel
@@ -148,13 +357,8 @@ def symmetry_functions(
     vectors: Floats,
     distances: Floats,
     numbers: NDArray[np.int32],
-    channel: Integers,
-    envelope: Envelope,
-    radial: RadialFunctions,
-    closed: AngularFunctions,
-    opened: AngularFunctions,
-    weighted_radial: RadialFunctions,
-    weighted_closed: AngularFunctions,
+    functions: Functions,
+    workspace: Workspace,
     features: NDArray[Any],
     gradient_positions: NDArray[Any],
     gradient_strain: NDArray[Any],
@@ -166,169 +370,198 @@ def symmetry_functions(
     pair_offsets, neighbour_index, vectors, distances : array
         As in :class:`atomlake.neighbours.Neighbours`.
     numbers : int32 array, shape (n_atoms,)
-        Atomic numbers, which are the weights of the weighted functions.
-    channel : array, shape (119,)
-        Channel of each atomic number.
-    radial, closed, opened : RadialFunctions, AngularFunctions
-        Functions per channel and per pair of channels.
-    weighted_radial, weighted_closed : RadialFunctions, AngularFunctions
-        Functions of all neighbours in one channel, weighted.
+        Atomic numbers.
+    functions : Functions
+        What to compute.
+    workspace : Workspace
+        With room for every centre; its content does not matter.
     features : array, shape (n, n_features)
     gradient_positions : array, shape (n_pairs of the centres, 3, n_features) or no rows
     gradient_strain : array, shape (n, 3, 3, n_features) or no rows
     """
     n_features = features.shape[1]
-    capacity = 0
-    for i in range(first, last):
-        capacity = max(capacity, pair_offsets[i + 1] - pair_offsets[i])
-    environment = _empty_environment(capacity)
-    plain = _empty_channels(capacity, radial.column.shape[0])
-    weighted = _empty_channels(capacity, 1)
-    n_radial = max(_n_radial(radial), _n_radial(weighted_radial))
-    table = np.empty((2, n_radial, capacity))
-    closed_triples = _empty_triples(closed, capacity)
-    opened_triples = _empty_triples(opened, capacity)
-    weighted_triples = _empty_triples(weighted_closed, capacity)
-    has_gradients = gradient_positions.shape[0] + gradient_strain.shape[0] > 0
-    row = np.empty(n_features)
-    block = np.empty((3, n_features))
-    strain = np.empty((3, 3, n_features if gradient_strain.shape[0] > 0 else 0))
+    n_block = workspace.block.shape[1]
+    has_positions = gradient_positions.shape[0] > 0
+    has_strain = gradient_strain.shape[0] > 0
+    channel = pointer(functions.channel)
+    envelope = functions.envelope
+    radial = _radial_pointers(functions.radial)
+    closed = _angular_pointers(functions.closed)
+    opened = _angular_pointers(functions.opened)
+    weighted_radial = _radial_pointers(functions.weighted_radial)
+    weighted_closed = _angular_pointers(functions.weighted_closed)
+    environment = _environment_pointers(workspace.environment)
+    triples = _triples_pointers(workspace.triples)
+    row, block, strain = (
+        pointer(workspace.row),
+        pointer(workspace.block),
+        pointer(workspace.strain),
+    )
+    positions = pointer(gradient_positions)
+    stride = n_features + LANES
 
     for i in range(first, last):
-        lower, upper = pair_offsets[i], pair_offsets[i + 1]
+        n = pair_offsets[i + 1] - pair_offsets[i]
         _sort_neighbours(
-            neighbour_index[lower:upper],
-            vectors[lower:upper],
-            distances[lower:upper],
-            numbers,
+            n,
+            pair_offsets[i],
+            pointer(neighbour_index),
+            pointer(vectors),
+            pointer(distances),
+            pointer(numbers),
             channel,
+            closed.n_channels,
             envelope,
             environment,
-            plain,
-            weighted,
         )
-        row[:] = 0.0
-        if not has_gradients:
-            _radial_values(radial, environment, plain, table, row)
-            _radial_values(weighted_radial, environment, weighted, table, row)
-            _angular_values(closed, envelope, environment, plain, closed_triples, row)
-            _angular_values(opened, envelope, environment, plain, opened_triples, row)
-            _angular_values(weighted_closed, envelope, environment, weighted, weighted_triples, row)
-            features[i - first] = row
-            continue
-        start = pair_offsets[first]
-        pairs = gradient_positions[lower - start : upper - start]
-        pairs[:] = 0.0
-        strain[:] = 0.0
-        _radial_gradients(radial, environment, plain, table, row, block, pairs, strain)
-        _radial_gradients(weighted_radial, environment, weighted, table, row, block, pairs, strain)
-        _angular_gradients(
-            closed, envelope, environment, plain, closed_triples, row, block, pairs, strain
-        )
-        _angular_gradients(
-            opened, envelope, environment, plain, opened_triples, row, block, pairs, strain
-        )
-        _angular_gradients(
-            weighted_closed,
-            envelope,
-            environment,
-            weighted,
-            weighted_triples,
+        first_pair = pair_offsets[i] - pair_offsets[first]
+        for f in range(n_features):
+            row[f] = 0.0
+        if has_positions:
+            for t in range(first_pair * 3 * n_features, (first_pair + n) * 3 * n_features):
+                positions[t] = 0.0
+        if has_strain:
+            for t in range(9 * stride):
+                strain[t] = 0.0
+        output = _Output(
+            n_features,
             row,
             block,
-            pairs,
+            n_block,
+            has_positions,
+            positions,
+            first_pair,
+            has_strain,
             strain,
         )
-        features[i - first] = row
-        if gradient_strain.shape[0] > 0:
-            gradient_strain[i - first] = strain
+        plain, weighted = environment.plain, environment.weighted
+        _radial(radial, environment, plain, output)
+        _radial(weighted_radial, environment, weighted, output)
+        if has_positions or has_strain:
+            _angular_gradients(closed, envelope, environment, plain, triples, output)
+            _angular_gradients(opened, envelope, environment, plain, triples, output)
+            _angular_gradients(weighted_closed, envelope, environment, weighted, triples, output)
+        else:
+            _angular_values(closed, envelope, environment, plain, triples, row)
+            _angular_values(opened, envelope, environment, plain, triples, row)
+            _angular_values(weighted_closed, envelope, environment, weighted, triples, row)
+        for f in range(n_features):
+            features[i - first, f] = row[f]
+        if has_strain:
+            for a in range(3):
+                for b in range(3):
+                    for f in range(n_features):
+                        gradient_strain[i - first, a, b, f] = strain[(3 * a + b) * stride + f]
 
 
 @inlined
-def _n_radial(functions: RadialFunctions) -> int:
-    return functions.n_sums + len(functions.eta) + len(functions.kappa)
-
-
-@kernel
-def _empty_environment(capacity: int) -> _Environment:
-    return _Environment(
-        np.empty(capacity),
-        np.empty(capacity),
-        np.empty(capacity),
-        np.empty(capacity),
-        np.empty(capacity),
-        np.empty(capacity, np.int64),
+def _radial_pointers(functions: RadialFunctions) -> RadialFunctions:
+    return RadialFunctions(
+        functions.n_gaussians,
+        functions.n_cosines,
+        pointer(functions.eta),
+        pointer(functions.r_s),
+        pointer(functions.amplitude),
+        pointer(functions.kappa),
+        functions.n_channels,
+        pointer(functions.column),
     )
 
 
-@kernel
-def _empty_channels(capacity: int, n_channels: int) -> _Channels:
-    return _Channels(
-        np.empty(capacity), np.empty(capacity), np.zeros(n_channels + 1, dtype=np.int64)
+@inlined
+def _angular_pointers(functions: AngularFunctions) -> AngularFunctions:
+    return AngularFunctions(
+        functions.is_closed,
+        functions.n_powers,
+        functions.n_gaussians,
+        functions.n_functions,
+        pointer(functions.zeta),
+        pointer(functions.lambda_),
+        pointer(functions.eta),
+        pointer(functions.r_s),
+        pointer(functions.power),
+        pointer(functions.gaussian),
+        functions.n_channels,
+        pointer(functions.column),
     )
 
 
-@kernel
-def _empty_triples(functions: AngularFunctions, n_neighbours: int) -> _Triples:
-    capacity = RUN + n_neighbours
-    n_powers = functions.zeta.shape[0]
-    n_gaussians = functions.eta.shape[0]
-    return _Triples(
-        np.empty(capacity),
-        np.empty(capacity),
-        np.empty(capacity),
-        np.empty(capacity),
-        np.empty(capacity),
-        np.empty(capacity),
-        np.ones(capacity),
-        np.zeros(capacity),
-        np.empty(capacity),
-        np.empty(capacity),
-        np.empty(capacity),
-        np.empty((n_powers, capacity)),
-        np.empty((n_powers, capacity)),
-        np.empty((n_powers, capacity)),
-        np.empty((n_gaussians, capacity)),
-        np.empty((n_gaussians, capacity)),
-        np.empty((n_gaussians, capacity)),
-        np.empty(functions.column.shape[0] + 1, np.int64),
+@inlined
+def _environment_pointers(environment: Environment) -> Environment:
+    plain, weighted = environment.plain, environment.weighted
+    return Environment(
+        pointer(environment.x),
+        pointer(environment.y),
+        pointer(environment.z),
+        pointer(environment.r),
+        pointer(environment.inverse_r),
+        pointer(environment.place),
+        Channels(pointer(plain.value), pointer(plain.slope), pointer(plain.bounds)),
+        Channels(pointer(weighted.value), pointer(weighted.slope), pointer(weighted.bounds)),
+    )
+
+
+@inlined
+def _triples_pointers(triples: Triples) -> Triples:
+    return Triples(
+        triples.capacity,
+        pointer(triples.x),
+        pointer(triples.y),
+        pointer(triples.z),
+        pointer(triples.inverse_r),
+        pointer(triples.cosine),
+        pointer(triples.third),
+        pointer(triples.third_value),
+        pointer(triples.third_slope),
+        pointer(triples.lengths),
+        pointer(triples.squares),
+        pointer(triples.weight),
+        pointer(triples.power),
+        pointer(triples.power_along_j),
+        pointer(triples.power_along_k),
+        pointer(triples.gaussian),
+        pointer(triples.gaussian_along_j),
+        pointer(triples.gaussian_along_k),
+        pointer(triples.bounds),
     )
 
 
 @kernel
 def _sort_neighbours(
+    n: int,
+    first_pair: int,
     neighbour_index: Integers,
     vectors: Floats,
     distances: Floats,
     numbers: NDArray[np.int32],
     channel: Integers,
+    n_channels: int,
     envelope: Envelope,
-    environment: _Environment,
-    plain: _Channels,
-    weighted: _Channels,
+    environment: Environment,
 ) -> None:
-    n = neighbour_index.shape[0]
+    plain, weighted = environment.plain, environment.weighted
     bounds = plain.bounds
-    bounds[:] = 0
-    for pair in range(n):
+    for c in range(n_channels + 1):
+        bounds[c] = 0
+    for pair in range(first_pair, first_pair + n):
         bounds[channel[numbers[neighbour_index[pair]]] + 1] += 1
-    for c in range(1, bounds.shape[0]):
+    for c in range(1, n_channels + 1):
         bounds[c] += bounds[c - 1]
-    # Placing a neighbour moves its channel's lower bound up; afterwards each lower bound
-    # stands at its upper one, so the bounds are shifted back by one channel.
-    for pair in range(n):
+    for pair in range(first_pair, first_pair + n):
         c = channel[numbers[neighbour_index[pair]]]
         t = bounds[c]
         bounds[c] += 1
-        environment.place[t] = pair
-        environment.x[t] = vectors[pair, 0]
-        environment.y[t] = vectors[pair, 1]
-        environment.z[t] = vectors[pair, 2]
+        environment.place[t] = pair - first_pair
+        environment.x[t] = vectors[3 * pair]
+        environment.y[t] = vectors[3 * pair + 1]
+        environment.z[t] = vectors[3 * pair + 2]
         environment.r[t] = distances[pair]
         environment.inverse_r[t] = 1.0 / distances[pair]
-    for c in range(bounds.shape[0] - 1, 0, -1):
+    # Each bound has moved on to the start of the next channel.
+    for c in range(n_channels, 0, -1):
         bounds[c] = bounds[c - 1]
     bounds[0] = 0
+    weighted.bounds[0] = 0
     weighted.bounds[1] = n
     cutoff_functions(
         envelope.code,
@@ -340,178 +573,103 @@ def _sort_neighbours(
         plain.slope,
     )
     for t in range(n):
-        weight = float(numbers[neighbour_index[environment.place[t]]])
+        weight = float(numbers[neighbour_index[first_pair + environment.place[t]]])
         weighted.value[t] = weight * plain.value[t]
         weighted.slope[t] = weight * plain.slope[t]
 
 
-# The rows of tables are named by index, not handed over as views: making a view counts a
-# reference, which costs more than a short sum.
-
-
-@summing
-def _sum(table: Floats, row: int, first: int, last: int) -> float:
-    total = 0.0
-    for t in range(np.uint64(first), np.uint64(last)):
-        total += table[row, t]
-    return total
-
-
-@summing
-def _dot(a: Floats, a_row: int, b: Floats, b_row: int, first: int, last: int) -> float:
-    total = 0.0
-    for t in range(np.uint64(first), np.uint64(last)):
-        total += a[a_row, t] * b[b_row, t]
-    return total
-
-
-@summing
-def _dot_gradient(
-    triples: _Triples, p: int, e: int, first: int, last: int
-) -> tuple[float, float, float, float, float]:
-    """Return the sum of power times Gaussian, and its derivative by r_j.
-
-    The derivative comes as the factor of r_j, and the sum along all r_k.
-    """
-    value, along_j, x, y, z = 0.0, 0.0, 0.0, 0.0, 0.0
-    for t in range(np.uint64(first), np.uint64(last)):
-        power, gaussian = triples.power[p, t], triples.gaussian[e, t]
-        value += power * gaussian
-        along_j += power * triples.gaussian_along_j[e, t] + triples.power_along_j[p, t] * gaussian
-        along_k = power * triples.gaussian_along_k[e, t] + triples.power_along_k[p, t] * gaussian
-        x += along_k * triples.x[t]
-        y += along_k * triples.y[t]
-        z += along_k * triples.z[t]
-    return value, along_j, x, y, z
-
-
-@inlined
-def _tabulate_radial(
-    functions: RadialFunctions, environment: _Environment, channels: _Channels, table: Floats
-) -> None:
-    """Write each function of each neighbour and its derivative by the distance."""
-    n = channels.bounds[-1]
-    r, value, slope = environment.r, channels.value, channels.slope
-    f = 0
-    if functions.n_sums:
-        table[0, 0, :n] = value[:n]
-        table[1, 0, :n] = slope[:n]
-        f = 1
-    for e in range(functions.eta.shape[0]):
-        eta, r_s = functions.eta[e], functions.r_s[e]
-        for t in range(n):
-            d = r[t] - r_s
-            gaussian = exponential(-eta * d * d)
-            table[0, f, t] = gaussian * value[t]
-            table[1, f, t] = gaussian * (slope[t] - 2.0 * eta * d * value[t])
-        f += 1
-    for e in range(functions.kappa.shape[0]):
-        kappa = functions.kappa[e]
-        for t in range(n):
-            cosine, sine = math.cos(kappa * r[t]), math.sin(kappa * r[t])
-            table[0, f, t] = cosine * value[t]
-            table[1, f, t] = cosine * slope[t] - kappa * sine * value[t]
-        f += 1
-
-
 @kernel
-def _radial_values(
-    functions: RadialFunctions,
-    environment: _Environment,
-    channels: _Channels,
-    table: Floats,
-    row: Floats,
+def _radial(
+    functions: RadialFunctions, environment: Environment, channels: Channels, output: _Output
 ) -> None:
-    _tabulate_radial(functions, environment, channels, table)
-    for c in range(channels.bounds.shape[0] - 1):
-        lower, upper = channels.bounds[c], channels.bounds[c + 1]
-        if upper > lower:
-            for f in range(_n_radial(functions)):
-                row[functions.column[c] + f] = _sum(table[0], f, lower, upper)
-
-
-@kernel
-def _radial_gradients(
-    functions: RadialFunctions,
-    environment: _Environment,
-    channels: _Channels,
-    table: Floats,
-    row: Floats,
-    block: Floats,
-    pairs: NDArray[Any],
-    strain: Floats,
-) -> None:
-    n_functions = _n_radial(functions)
-    if n_functions == 0:
-        return
-    _radial_values(functions, environment, channels, table, row)
-    for c in range(channels.bounds.shape[0] - 1):
+    """Add the radial functions, and write their gradients."""
+    n_functions = functions.n_gaussians + functions.n_cosines
+    row, block = output.row, output.block
+    for c in range(functions.n_channels if n_functions > 0 else 0):
+        column = functions.column[c]
         for j in range(channels.bounds[c], channels.bounds[c + 1]):
-            for f in range(n_functions):
-                slope = table[1, f, j] * environment.inverse_r[j]
-                block[0, f] = slope * environment.x[j]
-                block[1, f] = slope * environment.y[j]
-                block[2, f] = slope * environment.z[j]
-            _write_block(block, n_functions, functions.column[c], j, environment, pairs, strain)
+            r, value, slope = environment.r[j], channels.value[j], channels.slope[j]
+            x = environment.x[j] * environment.inverse_r[j]
+            y = environment.y[j] * environment.inverse_r[j]
+            z = environment.z[j] * environment.inverse_r[j]
+            for f in range(0, functions.n_gaussians, LANES):
+                eta = load(functions.eta, f)
+                d = r - load(functions.r_s, f)
+                gaussian = load(functions.amplitude, f) * exponential(eta * d * d * -1.0)
+                store(row, column + f, load(row, column + f) + gaussian * value)
+                derivative = gaussian * (slope - eta * d * (2.0 * value))
+                store(block, f, derivative * x)
+                store(block, output.n_block + f, derivative * y)
+                store(block, 2 * output.n_block + f, derivative * z)
+            for f in range(functions.n_gaussians, n_functions):
+                kappa = functions.kappa[f - functions.n_gaussians]
+                cosine, sine = np.cos(kappa * r), np.sin(kappa * r)
+                row[column + f] += cosine * value
+                derivative_f = cosine * slope - kappa * sine * value
+                block[f] = derivative_f * x
+                block[output.n_block + f] = derivative_f * y
+                block[2 * output.n_block + f] = derivative_f * z
+            _write_block(n_functions, column, j, environment, output)
 
 
 @inlined
 def _write_block(
-    block: Floats,
-    n_functions: int,
-    column: int,
-    j: int,
-    environment: _Environment,
-    pairs: NDArray[Any],
-    strain: Floats,
+    n_functions: int, column: int, j: int, environment: Environment, output: _Output
 ) -> None:
     """Write the gradient of some columns by the position of j, and add it to the strain's."""
-    if pairs.shape[0] > 0:
-        rows = pairs[environment.place[j]]
-        for a in range(3):
-            for f in range(n_functions):
-                rows[a, column + f] = block[a, f]
-    if strain.shape[2] > 0:
-        x, y, z = environment.x[j], environment.y[j], environment.z[j]
-        for a in range(3):
-            for f in range(n_functions):
-                strain[a, 0, column + f] += block[a, f] * x
-                strain[a, 1, column + f] += block[a, f] * y
-                strain[a, 2, column + f] += block[a, f] * z
+    n_features = output.n_features
+    stride = n_features + LANES
+    positions, strain = output.positions, output.strain
+    for f in range(0, n_functions if output.has_positions or output.has_strain else 0, LANES):
+        n = n_functions - f
+        x = load_some(output.block, f, 0, n)
+        y = load_some(output.block, output.n_block + f, 0, n)
+        z = load_some(output.block, 2 * output.n_block + f, 0, n)
+        if output.has_positions:
+            at = (output.first_pair + environment.place[j]) * 3 * n_features + column + f
+            store_some(positions, at, x, 0, n)
+            store_some(positions, at + n_features, y, 0, n)
+            store_some(positions, at + 2 * n_features, z, 0, n)
+        if output.has_strain:
+            at = column + f
+            for b, along in enumerate((environment.x[j], environment.y[j], environment.z[j])):
+                at = b * stride + column + f
+                store(strain, at, load(strain, at) + x * along)
+                at += 3 * stride
+                store(strain, at, load(strain, at) + y * along)
+                at += 3 * stride
+                store(strain, at, load(strain, at) + z * along)
 
 
 @inlined
 def _append_triples(
-    functions: AngularFunctions,
-    cutoff: float,
-    environment: _Environment,
+    squared_cutoff: float,
+    environment: Environment,
     value: Floats,
     j: int,
     first: int,
     last: int,
     scale: float,
-    triples: _Triples,
+    triples: Triples,
     n: int,
 ) -> int:
     """Append the triples of j with the neighbours ``first:last``; return how many there are.
 
-    Closed functions vanish where the third side is not below the cutoff: such a triple
-    is overwritten by the next.
+    A triple whose squared third side is not below ``squared_cutoff`` is overwritten by the next.
     """
     x, y, z = environment.x[j], environment.y[j], environment.z[j]
     r, inverse_r = environment.r[j], environment.inverse_r[j]
-    squared_cutoff = cutoff * cutoff if functions.is_closed else np.inf
-    for k in range(np.uint64(first), np.uint64(last)):
-        dx, dy, dz = environment.x[k] - x, environment.y[k] - y, environment.z[k] - z
-        third = dx * dx + dy * dy + dz * dz
-        dot = environment.x[k] * x + environment.y[k] * y + environment.z[k] * z
-        r_k = environment.r[k]
-        triples.x[n] = environment.x[k]
-        triples.y[n] = environment.y[k]
-        triples.z[n] = environment.z[k]
-        triples.inverse_r[n] = environment.inverse_r[k]
+    for k in range(first, last):
+        x_k, y_k, z_k = environment.x[k], environment.y[k], environment.z[k]
+        r_k, inverse_r_k = environment.r[k], environment.inverse_r[k]
+        third = (x_k - x) ** 2 + (y_k - y) ** 2 + (z_k - z) ** 2
+        cosine = (x_k * x + y_k * y + z_k * z) * inverse_r * inverse_r_k
+        triples.x[n] = x_k
+        triples.y[n] = y_k
+        triples.z[n] = z_k
+        triples.inverse_r[n] = inverse_r_k
         # Rounding can take a cosine past ±1, where powers that are not whole are undefined.
-        triples.cosine[n] = min(max(dot * inverse_r * environment.inverse_r[k], -1.0), 1.0)
+        triples.cosine[n] = min(max(cosine, -1.0), 1.0)
         triples.third[n] = third
         triples.lengths[n] = r + r_k
         triples.squares[n] = r * r + r_k * r_k
@@ -521,54 +679,54 @@ def _append_triples(
 
 
 @inlined
-def _tabulate_powers(functions: AngularFunctions, triples: _Triples, n: int) -> None:
+def _fill_block(triples: Triples, n: int) -> int:
+    """Append triples of no weight up to a whole block; return how many there are."""
+    while n % LANES != 0:
+        triples.x[n] = triples.y[n] = triples.z[n] = triples.inverse_r[n] = 0.0
+        triples.cosine[n] = triples.lengths[n] = triples.squares[n] = triples.weight[n] = 0.0
+        triples.third[n] = 1.0
+        n += 1
+    return n
+
+
+@inlined
+def _tabulate_powers(functions: AngularFunctions, triples: Triples, n: int) -> None:
     """Write ``2 h^ζ`` with ``h = (1 + λ cos θ) / 2``, and ``ζ λ h^(ζ-1)`` as ``along_j``."""
-    for p in range(functions.zeta.shape[0]):
-        zeta, lambda_ = functions.zeta[p], functions.lambda_[p]
-        exponent = int(zeta) - 1
-        if zeta == exponent + 1 and exponent < 128:
-            # h^exponent is the product of h^1, h^2, h^4, ..., h^64 over the bits of the
-            # exponent; where a bit is 0, the factor 1 stands in.
-            b0, b1, b2 = exponent & 1, exponent >> 1 & 1, exponent >> 2 & 1
-            b3, b4, b5, b6 = (
-                exponent >> 3 & 1,
-                exponent >> 4 & 1,
-                exponent >> 5 & 1,
-                exponent >> 6 & 1,
-            )
-            for t in range(n):
-                h1 = 0.5 + 0.5 * lambda_ * triples.cosine[t]
-                h2 = h1 * h1
-                h4 = h2 * h2
-                h8 = h4 * h4
-                h16 = h8 * h8
-                h32 = h16 * h16
-                h64 = h32 * h32
-                low = (b0 * h1 + (1 - b0)) * (b1 * h2 + (1 - b1)) * (b2 * h4 + (1 - b2))
-                high = (b3 * h8 + (1 - b3)) * (b4 * h16 + (1 - b4)) * (b5 * h32 + (1 - b5))
-                triples.power_along_j[p, t] = low * high * (b6 * h64 + (1 - b6))
+    for p in range(functions.n_powers):
+        zeta, half = functions.zeta[p], 0.5 * functions.lambda_[p]
+        row = p * triples.capacity
+        if zeta == int(zeta):
+            for t in range(0, n, LANES):
+                h = load(triples.cosine, t) * half + 0.5
+                power, square = broadcast(1.0), h
+                exponent = int(zeta) - 1
+                while exponent > 0:
+                    if exponent & 1:
+                        power = power * square
+                    square = square * square
+                    exponent >>= 1
+                store(triples.power, row + t, power * h * 2.0)
+                store(triples.power_along_j, row + t, power * (2.0 * zeta * half))
         else:
             for t in range(n):
-                h = 0.5 + 0.5 * lambda_ * triples.cosine[t]
-                triples.power_along_j[p, t] = h ** (zeta - 1.0)
-        for t in range(n):
-            h = 0.5 + 0.5 * lambda_ * triples.cosine[t]
-            triples.power[p, t] = 2.0 * h * triples.power_along_j[p, t]
-            triples.power_along_j[p, t] *= zeta * lambda_
+                base = triples.cosine[t] * half + 0.5
+                root = base ** (zeta - 1.0)
+                triples.power[row + t] = 2.0 * base * root
+                triples.power_along_j[row + t] = 2.0 * zeta * half * root
 
 
 @inlined
 def _tabulate_third_side(
-    functions: AngularFunctions, envelope: Envelope, triples: _Triples, n: int
+    functions: AngularFunctions, envelope: Envelope, triples: Triples, n: int
 ) -> None:
     """Turn squared third sides into lengths, with their cutoff function, and add them up."""
     if functions.is_closed:
-        for t in range(n):
-            square = triples.third[t]
-            side = math.sqrt(square)
-            triples.third[t] = side
-            triples.lengths[t] += side
-            triples.squares[t] += square
+        for t in range(0, n, LANES):
+            square = load(triples.third, t)
+            side = square_root(square)
+            store(triples.third, t, side)
+            store(triples.lengths, t, load(triples.lengths, t) + side)
+            store(triples.squares, t, load(triples.squares, t) + square)
         cutoff_functions(
             envelope.code,
             envelope.parameter,
@@ -578,142 +736,108 @@ def _tabulate_third_side(
             triples.third_value,
             triples.third_slope,
         )
+    else:
+        for t in range(0, n, LANES):
+            store(triples.third_value, t, broadcast(1.0))
+            store(triples.third_slope, t, broadcast(0.0))
 
 
 @inlined
-def _add_values(
-    functions: AngularFunctions,
-    envelope: Envelope,
-    triples: _Triples,
-    n: int,
-    column: int,
-    row: Floats,
-) -> None:
-    _tabulate_powers(functions, triples, n)
-    _tabulate_third_side(functions, envelope, triples, n)
+def _gaussian(functions: AngularFunctions, e: int, triples: Triples, t: int) -> Any:
+    """Return the exponential of ``-η Σ (r - r_s)²`` over the sides of a block of triples."""
+    eta, r_s = functions.eta[e], functions.r_s[e]
     n_sides = 3.0 if functions.is_closed else 2.0
-    for e in range(functions.eta.shape[0]):
-        eta, r_s = functions.eta[e], functions.r_s[e]
-        for t in range(n):
-            squares = triples.squares[t] - 2.0 * r_s * triples.lengths[t] + n_sides * r_s * r_s
-            triples.gaussian[e, t] = (
-                triples.weight[t] * triples.third_value[t] * exponential(-eta * squares)
-            )
-    for f in range(functions.power.shape[0]):
-        row[column + f] += _dot(
-            triples.power, functions.power[f], triples.gaussian, functions.gaussian[f], 0, n
-        )
+    shifted = load(triples.squares, t) - load(triples.lengths, t) * (2.0 * r_s)
+    return exponential((shifted + n_sides * r_s * r_s) * -eta)
 
 
 @kernel
 def _angular_values(
     functions: AngularFunctions,
     envelope: Envelope,
-    environment: _Environment,
-    channels: _Channels,
-    triples: _Triples,
+    environment: Environment,
+    channels: Channels,
+    triples: Triples,
     row: Floats,
 ) -> None:
-    if functions.power.shape[0] == 0:
-        return
+    """Add the angular functions of all pairs of neighbours, each pair once."""
     value, bounds = channels.value, channels.bounds
-    n_channels = bounds.shape[0] - 1
+    n_channels = functions.n_channels if functions.n_functions > 0 else 0
+    squared_cutoff = envelope.cutoff * envelope.cutoff if functions.is_closed else np.inf
     for a in range(n_channels):
-        if bounds[a + 1] == bounds[a]:
-            continue
-        for b in range(a, n_channels):
+        for b in range(a, n_channels if bounds[a + 1] > bounds[a] else 0):
             n = 0
             for j in range(bounds[a], bounds[a + 1]):
-                first = j + 1 if a == b else bounds[b]
                 n = _append_triples(
-                    functions,
-                    envelope.cutoff,
+                    squared_cutoff,
                     environment,
                     value,
                     j,
-                    first,
+                    j + 1 if a == b else bounds[b],
                     bounds[b + 1],
                     value[j],
                     triples,
                     n,
                 )
                 if n >= RUN or (n > 0 and j + 1 == bounds[a + 1]):
-                    _add_values(functions, envelope, triples, n, functions.column[a, b], row)
+                    n = _fill_block(triples, n)
+                    column = functions.column[a * n_channels + b]
+                    _add_values(functions, envelope, triples, n, column, row)
                     n = 0
 
 
 @inlined
-def _tabulate_gradients(
+def _add_values(
     functions: AngularFunctions,
-    environment: _Environment,
-    channels: _Channels,
-    j: int,
-    triples: _Triples,
+    envelope: Envelope,
+    triples: Triples,
     n: int,
+    column: int,
+    row: Floats,
 ) -> None:
-    """Write the Gaussians of the triples of j, and all derivatives by r_j.
-
-    These are combinations of r_j and r_k: the cosine gives ``r_k / (r_j r_k) - cos θ r_j / r_j²``,
-    a function of the third side something along ``r_j - r_k``.
-    """
-    inverse_r = environment.inverse_r[j]
-    value, slope = channels.value[j], channels.slope[j] * inverse_r
-    for p in range(functions.zeta.shape[0]):
-        for t in range(n):
-            derivative = triples.power_along_j[p, t] * inverse_r
-            triples.power_along_j[p, t] = -derivative * inverse_r * triples.cosine[t]
-            triples.power_along_k[p, t] = derivative * triples.inverse_r[t]
-    n_sides = 3.0 if functions.is_closed else 2.0
-    for t in range(n):
-        triples.third_slope[t] /= triples.third[t]
-    for e in range(functions.eta.shape[0]):
-        eta, r_s = functions.eta[e], functions.r_s[e]
-        third_eta = 2.0 * eta if functions.is_closed else 0.0
-        slope_e = slope - 2.0 * eta * (1.0 - r_s * inverse_r) * value
-        for t in range(n):
-            squares = triples.squares[t] - 2.0 * r_s * triples.lengths[t] + n_sides * r_s * r_s
-            gaussian = triples.weight[t] * exponential(-eta * squares)
-            third = value * (
-                gaussian * triples.third_slope[t]
-                - third_eta * (1.0 - r_s / triples.third[t]) * gaussian * triples.third_value[t]
-            )
-            gaussian *= triples.third_value[t]
-            triples.gaussian[e, t] = value * gaussian
-            triples.gaussian_along_j[e, t] = slope_e * gaussian + third
-            triples.gaussian_along_k[e, t] = -third
+    capacity = triples.capacity
+    _tabulate_powers(functions, triples, n)
+    _tabulate_third_side(functions, envelope, triples, n)
+    for e in range(functions.n_gaussians):
+        for t in range(0, n, LANES):
+            weight = load(triples.weight, t) * load(triples.third_value, t)
+            store(triples.gaussian, e * capacity + t, weight * _gaussian(functions, e, triples, t))
+    for f in range(functions.n_functions):
+        power, gaussian = functions.power[f] * capacity, functions.gaussian[f] * capacity
+        total = broadcast(0.0)
+        for t in range(0, n, LANES):
+            total = total + load(triples.power, power + t) * load(triples.gaussian, gaussian + t)
+        row[column + f] += lane_sum(total)
 
 
 @kernel
 def _angular_gradients(
     functions: AngularFunctions,
     envelope: Envelope,
-    environment: _Environment,
-    channels: _Channels,
-    triples: _Triples,
-    row: Floats,
-    block: Floats,
-    pairs: NDArray[Any],
-    strain: Floats,
+    environment: Environment,
+    channels: Channels,
+    triples: Triples,
+    output: _Output,
 ) -> None:
-    """Go over all ordered pairs (j, k), so that the gradient by j is complete after each j."""
-    n_functions = functions.power.shape[0]
-    if n_functions == 0:
-        return
-    value, bounds = channels.value, channels.bounds
-    n_channels = bounds.shape[0] - 1
+    """Add the angular functions and write their gradients.
+
+    Goes over ordered pairs (j, k), so that the gradient by r_j is complete after each j.
+    """
+    bounds = channels.bounds
+    n_channels = functions.n_channels if functions.n_functions > 0 else 0
+    squared_cutoff = envelope.cutoff * envelope.cutoff if functions.is_closed else np.inf
     for a in range(n_channels):
         for j in range(bounds[a], bounds[a + 1]):
             n = 0
             for b in range(n_channels):
                 triples.bounds[b] = n
-                # The second run leaves j itself out.
+                # The second list leaves j itself out.
                 split = j if a == b else bounds[b + 1]
                 for first, last in ((bounds[b], split), (split + 1, bounds[b + 1])):
                     n = _append_triples(
-                        functions,
-                        envelope.cutoff,
+                        squared_cutoff,
                         environment,
-                        value,
+                        channels.value,
                         j,
                         first,
                         last,
@@ -721,21 +845,89 @@ def _angular_gradients(
                         triples,
                         n,
                     )
+                n = _fill_block(triples, n)
             triples.bounds[n_channels] = n
             _tabulate_powers(functions, triples, n)
             _tabulate_third_side(functions, envelope, triples, n)
             _tabulate_gradients(functions, environment, channels, j, triples, n)
             for b in range(n_channels):
-                lower, upper = triples.bounds[b], triples.bounds[b + 1]
-                if upper == lower:
-                    continue
-                column = functions.column[a, b]
-                for f in range(n_functions):
-                    p, e = functions.power[f], functions.gaussian[f]
-                    total, along_j, x, y, z = _dot_gradient(triples, p, e, lower, upper)
-                    # Each triple is met from both of its neighbours.
-                    row[column + f] += 0.5 * total
-                    block[0, f] = along_j * environment.x[j] + x
-                    block[1, f] = along_j * environment.y[j] + y
-                    block[2, f] = along_j * environment.z[j] + z
-                _write_block(block, n_functions, column, j, environment, pairs, strain)
+                if triples.bounds[b + 1] > triples.bounds[b]:
+                    column = functions.column[a * n_channels + b]
+                    _sum_gradients(functions, environment, j, b, column, triples, output)
+                    _write_block(functions.n_functions, column, j, environment, output)
+
+
+@inlined
+def _tabulate_gradients(
+    functions: AngularFunctions,
+    environment: Environment,
+    channels: Channels,
+    j: int,
+    triples: Triples,
+    n: int,
+) -> None:
+    """Write the Gaussians of the triples of j, and all derivatives by r_j.
+
+    These are combinations of r_j and r_k: the cosine gives ``r_k / (r_j r_k) - cos θ r_j / r_j²``,
+    a function of the third side something along ``r_j - r_k``.
+    """
+    capacity = triples.capacity
+    inverse_r = environment.inverse_r[j]
+    value, slope = channels.value[j], channels.slope[j] * inverse_r
+    for p in range(functions.n_powers):
+        row = p * capacity
+        for t in range(0, n, LANES):
+            derivative = load(triples.power_along_j, row + t) * inverse_r
+            along_j = derivative * load(triples.cosine, t) * -inverse_r
+            store(triples.power_along_j, row + t, along_j)
+            store(triples.power_along_k, row + t, derivative * load(triples.inverse_r, t))
+    for e in range(functions.n_gaussians):
+        eta, r_s = functions.eta[e], functions.r_s[e]
+        third_eta = 2.0 * eta if functions.is_closed else 0.0
+        side_slope = slope - 2.0 * eta * (1.0 - r_s * inverse_r) * value
+        row = e * capacity
+        for t in range(0, n, LANES):
+            inverse_third = 1.0 / load(triples.third, t)
+            third_value = load(triples.third_value, t)
+            gaussian = load(triples.weight, t) * _gaussian(functions, e, triples, t)
+            third_slope = load(triples.third_slope, t) * inverse_third
+            pull = third_slope - (1.0 - inverse_third * r_s) * third_value * third_eta
+            third = gaussian * pull * value
+            gaussian = gaussian * third_value
+            store(triples.gaussian, row + t, gaussian * value)
+            store(triples.gaussian_along_j, row + t, gaussian * side_slope + third)
+            store(triples.gaussian_along_k, row + t, third * -1.0)
+
+
+@inlined
+def _sum_gradients(
+    functions: AngularFunctions,
+    environment: Environment,
+    j: int,
+    b: int,
+    column: int,
+    triples: Triples,
+    output: _Output,
+) -> None:
+    """Add the functions of j with channel b to the row, and write their gradient by r_j."""
+    for f in range(functions.n_functions):
+        p = functions.power[f] * triples.capacity
+        e = functions.gaussian[f] * triples.capacity
+        total, along_j = broadcast(0.0), broadcast(0.0)
+        x, y, z = broadcast(0.0), broadcast(0.0), broadcast(0.0)
+        for t in range(triples.bounds[b], triples.bounds[b + 1], LANES):
+            power, gaussian = load(triples.power, p + t), load(triples.gaussian, e + t)
+            total = total + power * gaussian
+            along_j = along_j + power * load(triples.gaussian_along_j, e + t)
+            along_j = along_j + gaussian * load(triples.power_along_j, p + t)
+            along_k = power * load(triples.gaussian_along_k, e + t)
+            along_k = along_k + gaussian * load(triples.power_along_k, p + t)
+            x = x + along_k * load(triples.x, t)
+            y = y + along_k * load(triples.y, t)
+            z = z + along_k * load(triples.z, t)
+        # Each triple is met from both of its neighbours.
+        output.row[column + f] += 0.5 * lane_sum(total)
+        along = lane_sum(along_j)
+        output.block[f] = along * environment.x[j] + lane_sum(x)
+        output.block[output.n_block + f] = along * environment.y[j] + lane_sum(y)
+        output.block[2 * output.n_block + f] = along * environment.z[j] + lane_sum(z)
