@@ -7,18 +7,23 @@ own periodic images included, an atom itself (``j = i``, ``S = 0``) never.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atomlake.errors import SetAside
-from atomlake.structures import Structures
+from atomlake.kernels import neighbours as kernels
+from atomlake.structures import COINCIDENT_DISTANCE, Structures
 
 
 @dataclass(frozen=True)
 class Neighbours:
     """The neighbours of every atom of a batch of structures.
+
+    The pairs of a centre are in an order that depends on its structure alone: neither on
+    the rest of the batch nor on the cutoff.
 
     Attributes
     ----------
@@ -43,14 +48,62 @@ class Neighbours:
     vectors: NDArray[np.float64]
     distances: NDArray[np.float64]
 
+    @classmethod
+    def empty(cls, cutoff: float, counts: NDArray[np.int64]) -> Neighbours:
+        """Allocate the pairs of centres with ``counts`` neighbours without filling them."""
+        pair_offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+        np.cumsum(counts, out=pair_offsets[1:])
+        n_pairs = int(pair_offsets[-1])
+        return cls(
+            cutoff=cutoff,
+            pair_offsets=pair_offsets,
+            neighbour_index=np.empty(n_pairs, dtype=np.int64),
+            cell_shift=np.empty((n_pairs, 3), dtype=np.int32),
+            vectors=np.empty((n_pairs, 3)),
+            distances=np.empty(n_pairs),
+        )
+
     @property
     def n_pairs(self) -> int:
         """Number of ordered pairs."""
         return len(self.neighbour_index)
 
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Number of neighbours of each centre, shape (n_atoms,)."""
+        return np.diff(self.pair_offsets)
+
     def within(self, cutoff: float) -> Neighbours:
-        """Return the pairs closer than a smaller cutoff, in the same order."""
-        raise NotImplementedError
+        """Return the pairs closer than a smaller cutoff, in the same order.
+
+        The result is what :func:`find_neighbours` returns for that cutoff, bit by bit.
+
+        Raises
+        ------
+        ValueError
+            If ``cutoff`` is greater than that of this list.
+        """
+        if not 0 <= cutoff <= self.cutoff:
+            raise ValueError(
+                f"a list of the pairs within {self.cutoff} Å does not hold those within {cutoff} Å"
+            )
+        if cutoff == self.cutoff:
+            return self
+        counts = np.empty(len(self.pair_offsets) - 1, dtype=np.int64)
+        kernels.count_within(self.distances, self.pair_offsets, cutoff, counts)
+        result = Neighbours.empty(cutoff, counts)
+        kernels.list_within(
+            self.neighbour_index,
+            self.cell_shift,
+            self.vectors,
+            self.distances,
+            cutoff,
+            result.neighbour_index,
+            result.cell_shift,
+            result.vectors,
+            result.distances,
+        )
+        return result
 
 
 def find_neighbours(
@@ -63,7 +116,7 @@ def find_neighbours(
     structures : Structures
         Structures that passed :func:`atomlake.structures.check`.
     cutoff : float
-        Distance in Å.
+        Distance in Å. Coincident atoms are found whatever the cutoff, even 0.
     max_neighbours : int
         A structure with an atom of more neighbours than this is set aside.
 
@@ -73,5 +126,90 @@ def find_neighbours(
         A structure that is set aside has no pairs.
     set_aside : list of SetAside or None, one per structure
         Structures with coincident atoms or with too many neighbours.
+
+    Raises
+    ------
+    ValueError
+        If ``cutoff`` is negative or not finite.
     """
-    raise NotImplementedError
+    if not 0 <= cutoff < math.inf:
+        raise ValueError(f"a cutoff must be a finite distance in Å, not {cutoff}")
+    n_atoms, n_structures = structures.n_atoms, structures.n_structures
+    batch = (structures.pbc, structures.structure_offsets)
+    reach = max(cutoff, COINCIDENT_DISTANCE)
+    limits = (_least_square(reach), _least_square(COINCIDENT_DISTANCE))
+    placed = kernels.empty_placed(n_atoms, n_structures)
+    states = np.empty(n_structures, dtype=np.int8)
+    kernels.place_structures(
+        structures.positions, structures.cells, *batch, reach, max_neighbours, placed, states
+    )
+    images = kernels.empty_images(placed, states)
+    witnesses = np.empty((n_structures, 5), dtype=np.int64)
+    counts = np.empty(n_atoms, dtype=np.int64)
+    kernels.count_neighbours(
+        placed, *batch, *limits, max_neighbours, images, states, witnesses, counts
+    )
+    neighbours = Neighbours.empty(cutoff, counts)
+    kernels.list_neighbours(
+        placed,
+        *batch,
+        *limits,
+        images,
+        states,
+        neighbours.pair_offsets,
+        neighbours.neighbour_index,
+        neighbours.cell_shift,
+        neighbours.vectors,
+        neighbours.distances,
+    )
+    set_aside: list[SetAside | None] = [None] * n_structures
+    for s in np.flatnonzero(states != kernels.FINE).tolist():
+        if states[s] == kernels.COINCIDENT:
+            set_aside[s] = _coincident(structures, s, witnesses[s])
+        elif states[s] == kernels.TOO_MANY:
+            found = f"atom {witnesses[s, 0]} has {witnesses[s, 1]} neighbours within {cutoff:g} Å"
+            set_aside[s] = _too_many(found, max_neighbours)
+        else:
+            found = (
+                f"about {placed.n_images[s]:.2g} periodic images of the atoms lie within "
+                f"{cutoff:g} Å of the cell's {structures.n_atoms_per_structure[s]} atoms"
+            )
+            set_aside[s] = _too_many(found, max_neighbours)
+    return neighbours, set_aside
+
+
+def _least_square(distance: float) -> float:
+    """Return the least number whose square root is not below ``distance``.
+
+    Squares below it are exactly those of distances below ``distance``.
+    """
+    square = distance * distance
+    while math.sqrt(square) >= distance:
+        square = math.nextafter(square, 0)
+    while math.sqrt(square) < distance:
+        square = math.nextafter(square, math.inf)
+    return square
+
+
+def _coincident(structures: Structures, s: int, witness: NDArray[np.int64]) -> SetAside:
+    first = structures.structure_offsets[s]
+    i, j, shift = int(witness[0]), int(witness[1]), witness[2:]
+    vector = structures.positions[first + j] - structures.positions[first + i]
+    # A shift along a free direction is 0, whatever its cell vector is.
+    distance = float(np.linalg.norm(vector + shift @ structures.cells[s]))
+    other = f"atom {j}"
+    if shift.any():
+        other = f"the image of atom {j} shifted by {shift.tolist()} cells"
+    return SetAside(
+        "coincident_atoms",
+        f"atom {i} and {other} are {distance:.2g} Å apart, and atoms closer than "
+        f"{COINCIDENT_DISTANCE:g} Å count as one site given twice; remove one of them",
+    )
+
+
+def _too_many(found: str, max_neighbours: int) -> SetAside:
+    return SetAside(
+        "too_many_neighbours",
+        f"{found}, and at most {max_neighbours} neighbours are accepted; check the cell and the "
+        "unit of length, use a smaller cutoff, or raise max_neighbours",
+    )

@@ -87,6 +87,17 @@ def inlined[Function: Callable[..., Any]](function: Function) -> Function:
     )
 
 
+def uncontracted[Function: Callable[..., Any]](function: Function) -> Function:
+    """Inline a helper in which every operation rounds by itself, wherever it is inlined.
+
+    Whether LLVM fuses a multiplication with an addition can depend on the code around it, so
+    kernels that must agree on a number to the last bit compute it in such a helper.
+    """
+    return numba.njit(  # type: ignore[no-any-return]
+        function, nogil=True, error_model="numpy", forceinline=True
+    )
+
+
 def summing[Function: Callable[..., Any]](function: Function) -> Function:
     """Inline a helper that sums over contiguous arrays in all SIMD lanes at once.
 

@@ -142,6 +142,47 @@ def store_some(typing: Any, data: Any, index: Any, value: Any, first: Any, last:
     return types.void(data, types.intp, _lanes, types.intp, types.intp), generate
 
 
+@_instruction
+def append_below(
+    typing: Any, values: Any, indices: Any, n: Any, value: Any, limit: Any, first: Any, last: Any
+) -> Any:
+    """Append the lanes below ``limit`` to lists of ``n`` entries and return the new ``n``.
+
+    Lane k has the index ``first + k``; it is left out if that is not below ``last``. The lists
+    are float64 values and int32 indices, each with room for 8 more entries. There is no
+    branch: where the processor can (AVX-512, SVE), the lanes that pass are moved to the
+    front of the register by one instruction and the whole register is stored.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values, indices, n, value, limit, first, last = arguments
+        zero = ir.Constant(ir.IntType(64), 0)
+        mask = builder.and_(
+            builder.fcmp_ordered("<", value, _splat(builder, limit, _DOUBLES)),
+            _mask(builder, zero, builder.sub(last, first)),
+        )
+        integers = ir.VectorType(ir.IntType(32), LANES)
+        lane = ir.Constant(integers, list(range(LANES)))
+        index = builder.add(lane, _splat(builder, builder.trunc(first, ir.IntType(32)), integers))
+        for data, vector, suffix, align in (
+            (values, value, "v8f64", 8),
+            (indices, index, "v8i32", 4),
+        ):
+            function = cgutils.get_or_insert_function(
+                builder.module,
+                ir.FunctionType(vector.type, [vector.type, mask.type, vector.type]),
+                f"llvm.experimental.vector.compress.{suffix}",
+            )
+            front = builder.call(function, [vector, mask, ir.Constant(vector.type, ir.Undefined)])
+            address = builder.bitcast(builder.gep(data, [n]), vector.type.as_pointer())
+            builder.store(front, address, align=align)
+        n_passed = builder.ctpop(builder.bitcast(mask, ir.IntType(LANES)))
+        return builder.add(n, builder.zext(n_passed, ir.IntType(64)))
+
+    integer = types.intp
+    return integer(values, indices, integer, _lanes, types.float64, integer, integer), generate
+
+
 def _mask(builder: Any, first: Any, last: Any) -> Any:
     """One bit for each lane, set from ``first`` to ``last``."""
     integers = ir.VectorType(ir.IntType(64), LANES)
