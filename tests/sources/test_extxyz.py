@@ -64,6 +64,7 @@ def test_rows_of_lattice_are_cell_vectors(look_at, write):
         (f"{CELL} pbc=[True, False, True]", [True, False, True]),
         (f'pbc = "1 0 0" {CELL}', [True, False, False]),
         (f"{CELL} pbc=F", [False] * 3),
+        (f'{CELL} pbc="true false TRUE"', [True, False, True]),
     ],
 )
 def test_periodicity_follows_ase(look_at, write, comment, pbc):

@@ -79,15 +79,19 @@ class AseDatabase(Reader):
     def read(self, locations: NDArray[np.int64]) -> ReadResult:
         """Read rows; see :class:`atomlake.sources.base.Reader`."""
         batch = Batch()
-        wanted = {row_id: position for position, row_id in enumerate(locations[:, 0].tolist())}
+        wanted: dict[int, list[int]] = {}
+        for position, row_id in enumerate(locations[:, 0].tolist()):
+            wanted.setdefault(row_id, []).append(position)
         if wanted:
             span = [("id", ">=", min(wanted)), ("id", "<=", max(wanted))]
             with self._connected() as database:
                 for row in database.select(span):
-                    if row.id in wanted:
-                        _add(batch, wanted.pop(row.id), row, self.source.labels)
-        for row_id, position in wanted.items():
-            batch.set_aside(position, SetAside("missing", f"there is no row {row_id} any more"))
+                    for position in wanted.pop(row.id, ()):
+                        _add(batch, position, row, self.source.labels)
+        for row_id, positions in wanted.items():
+            for position in positions:
+                problem = SetAside("missing", f"there is no row {row_id} any more")
+                batch.set_aside(position, problem)
         return batch.result()
 
     @property

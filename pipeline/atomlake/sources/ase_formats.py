@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import ase
 import numpy as np
-from ase.io.formats import filetype, ioformats, iread
+from ase.io.formats import filetype, get_compression, ioformats, iread
 from ase.io.trajectory import TrajectoryReader
 from numpy.typing import NDArray
 
@@ -74,8 +75,9 @@ class AseFormat(Reader):
         batch = Batch()
         n_records = 0
         try:
-            for n_records, atoms in enumerate(self._images(0, None), start=1):
-                add_atoms(batch, n_records - 1, atoms, self.source.labels)
+            for atoms in self._images(0, None):
+                add_atoms(batch, n_records, atoms, self.source.labels)
+                n_records += 1
         except _Broken as error:
             if not n_records:
                 raise SourceError(f"{self.location} cannot be read: {error}") from error
@@ -90,72 +92,96 @@ class AseFormat(Reader):
     def read(self, locations: NDArray[np.int64]) -> ReadResult:
         """Read images; see :class:`atomlake.sources.base.Reader`."""
         batch = Batch()
-        rows = {position: row for row, position in enumerate(locations[:, 0].tolist())}
-        first = min(rows, default=0)
+        rows: dict[int, list[int]] = {}
+        for row, position in enumerate(locations[:, 0].tolist()):
+            rows.setdefault(position, []).append(row)
+        first, last = min(rows, default=0), max(rows, default=-1) + 1
         reason = "there is no such image any more"
         try:
-            images = self._images(first, max(rows, default=-1) + 1)
-            for position, atoms in enumerate(images, start=first):
-                if position in rows:
-                    add_atoms(batch, rows.pop(position), atoms, self.source.labels)
+            for position, atoms in enumerate(self._images(first, last), start=first):
+                for row in rows.pop(position, ()):
+                    add_atoms(batch, row, atoms, self.source.labels)
         except _Broken as error:
             reason = str(error)
-        for row in rows.values():
+        for row in itertools.chain.from_iterable(rows.values()):
             batch.set_aside(row, SetAside("malformed", reason))
         return batch.result()
 
-    def _images(self, first: int, last: int | None) -> Iterator[ase.Atoms]:
-        """Yield images ``first:last``.
+    def _images(self, first: int, last: int | None) -> Iterator[ase.Atoms | SetAside]:
+        """Yield images ``first:last``, or why one cannot be read.
 
         Raises
         ------
         SourceError
             If the file is of no format that may be read.
         _Broken
-            If ase fails, whatever it raises.
+            If ase fails for good, whatever it raises.
         """
         name = self._format_name()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield from self._ase_images(name, first, last)
-        except Exception as error:
-            problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise _Broken(f"ase cannot read it as {name} ({problem})") from error
-
-    def _ase_images(self, name: str, first: int, last: int | None) -> Iterator[ase.Atoms]:
-        if name == "traj" and last is not None:
-            with TrajectoryReader(self.location) as trajectory:
-                for position in range(first, min(last, len(trajectory))):
-                    yield trajectory[position]
-            return
-        yield from iread(
-            self.location, slice(first, last), format=name, do_not_split_by_at_sign=True
-        )
+        is_compressed = get_compression(self.location)[1] is not None
+        source = _trajectory if name == "traj" and not is_compressed else _any_images
+        images = source(self.location, name, first, last)
+        while True:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    atoms = next(images, None)
+            except Exception as error:
+                raise _Broken(_problem(name, error)) from error
+            if atoms is None:
+                return
+            yield atoms
 
     def _format_name(self) -> str:
         name = self.source.format
         if name not in ioformats:
             try:
                 name = filetype(self.location)
+            except OSError as error:
+                raise SourceError(f"{self.location} cannot be read: {error}") from error
             except Exception as error:
-                raise SourceError(f"{self.location} cannot be recognised: {error}") from error
+                raise self._unrecognised from error
         if name not in ioformats:
-            raise SourceError(
-                f"{self.location} is of no format that ase recognises by name or content; "
-                "say which one it is (format: ...)"
-            )
+            raise self._unrecognised
         if name not in READABLE:
             reason = REFUSED.get(name, "nobody has made sure that ase executes nothing with it")
             raise SourceError(f"{self.location} is not read as {name}: {reason}")
         return name
+
+    @property
+    def _unrecognised(self) -> SourceError:
+        return SourceError(
+            f"{self.location} is of no format that ase recognises by name or content; "
+            "say which one it is (format: ...)"
+        )
 
 
 class _Broken(Exception):
     """Ase has failed within a file."""
 
 
-def add_atoms(batch: Batch, row: int, atoms: ase.Atoms, keys: LabelKeys) -> None:
+def _problem(name: str, error: Exception) -> str:
+    problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return f"ase cannot read it as {name} ({problem})"
+
+
+def _trajectory(
+    path: str, name: str, first: int, last: int | None
+) -> Iterator[ase.Atoms | SetAside]:
+    """Images that can be looked up one by one, so that a damaged one is the only one lost."""
+    with TrajectoryReader(path) as trajectory:
+        for position in range(len(trajectory))[first:last]:
+            try:
+                yield trajectory[position]
+            except Exception as error:
+                yield SetAside("malformed", _problem(name, error))
+
+
+def _any_images(path: str, name: str, first: int, last: int | None) -> Iterator[ase.Atoms]:
+    yield from iread(path, slice(first, last), format=name, do_not_split_by_at_sign=True)
+
+
+def add_atoms(batch: Batch, row: int, atoms: ase.Atoms | SetAside, keys: LabelKeys) -> None:
     """Add what ase has read to a batch, or set it aside.
 
     Parameters
@@ -164,11 +190,14 @@ def add_atoms(batch: Batch, row: int, atoms: ase.Atoms, keys: LabelKeys) -> None
         Where to.
     row : int
         The row that it belongs to.
-    atoms : ase.Atoms
-        The structure.
+    atoms : ase.Atoms or SetAside
+        The structure, or why there is none.
     keys : LabelKeys
         Labels that are wanted.
     """
+    if isinstance(atoms, SetAside):
+        batch.set_aside(row, atoms)
+        return
     results = getattr(atoms.calc, "results", {})
 
     def lookup(key: str) -> Any:

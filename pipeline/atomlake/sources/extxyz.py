@@ -440,10 +440,8 @@ _PAIR = re.compile(
                    | \[((?:[^\[\]]|\[[^\[\]]*+\])*+)\] | ([^\s"'{\[]\S*+)))?""",
     re.VERBOSE | re.DOTALL,
 )
-_LOGICALS: Mapping[str, bool] = {
-    **dict.fromkeys(("T", "True", "true", "TRUE", "1"), True),
-    **dict.fromkeys(("F", "False", "false", "FALSE", "0"), False),
-}
+#: What stands for true and false, in any case.
+_LOGICALS = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
 #: A cell vector on a line of its own after the atoms, as ADF writes it.
 _VECTOR = re.compile(r"\s*VEC([123])" + 3 * r"\s+([-+]?\d+\.?\d*(?:[eE][-+]?\d+)?)" + r"\s*\Z")
 #: Names of the columns that every structure needs, the preferred ones first.
@@ -664,7 +662,7 @@ def _cell(pairs: Mapping[str, str], following: list[str]) -> tuple[Floats, list[
 
 @lru_cache(maxsize=100)
 def _flags(text: str) -> list[bool]:
-    flags = [_LOGICALS.get(token) for token in _without_brackets(text).split()]
+    flags = [_LOGICALS.get(token.lower()) for token in _without_brackets(text).split()]
     if len(flags) not in (1, 3) or None in flags:
         raise Unreadable("malformed", f'expected pbc="T T F" or the like, found {text[:60]!r}')
     return [bool(flag) for flag in flags] * (3 // len(flags))
@@ -747,7 +745,7 @@ def _table(lines: list[str], layout: _Layout) -> NDArray[np.void]:
         )
     if len(table) != len(lines):
         raise ValueError("a line is blank")
-    if not _LOGICALS.keys() >= set(table["flags"].ravel().tolist()):
+    if not _LOGICALS.keys() >= {flag.lower() for flag in set(table["flags"].ravel().tolist())}:
         raise ValueError("a logical column holds something else")
     return table
 
@@ -762,7 +760,7 @@ def _explain(lines: list[str], layout: _Layout) -> str:
         if len(tokens) < n_columns:
             return f"atom {atom}: expected {n_columns} columns, found {line[:60].strip()!r}"
         wrong = {column: "a number" for column in numeric if not _is_number(tokens[column])}
-        wrong |= {column: "T or F" for column in logical if tokens[column] not in _LOGICALS}
+        wrong |= {column: "T or F" for column in logical if tokens[column].lower() not in _LOGICALS}
         for column, expected in wrong.items():
             found = tokens[column][:60]
             return f"atom {atom}: expected {expected} in column {column + 1}, found {found!r}"
