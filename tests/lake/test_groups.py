@@ -51,12 +51,10 @@ def test_features_of_soap_get_sixteen_rows_a_chunk() -> None:
 
 def write(root: Path, values: np.ndarray) -> tuple[groups.StoredFile, ...]:
     writer = groups.GroupWriter(root, {"title": "test"})
-    shards = groups.ShardedArray(
-        writer.create("features", ATOMS, values.shape, values.dtype, FEATURE_CHUNKS)
-    )
+    stream = writer.stream("features", ATOMS, values.shape, values.dtype, FEATURE_CHUNKS)
     for start in range(0, len(values), 300):
-        shards.append(values[start : start + 300])
-    shards.finish("features")
+        stream.append(values[start : start + 300])
+    stream.finish()
     return writer.close()
 
 
@@ -84,6 +82,28 @@ def test_every_chunk_is_written_once_and_none_is_left_out(tmp_path: Path, fill: 
         index = np.frombuffer(content[-4 - 16 * 3 : -4], dtype="<u8").reshape(3, 2)
         assert (index[:n_chunks] != 2**64 - 1).all()
     np.testing.assert_array_equal(groups.read(array, ...), values)
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(2500, 100), (40, 100), (700, 3, 30), (1, 1), (1024, 64)])
+def test_streams_write_the_bytes_that_zarr_writes(
+    tmp_path: Path, shape: tuple[int, ...], dtype: type
+) -> None:
+    values = np.random.default_rng(0).normal(size=shape).astype(dtype).round(2)
+    variable = Variable(("atom", "xyz", "feature")[-len(shape) :], "", "1", "")
+    for name in ("stream", "zarr"):
+        writer = groups.GroupWriter(tmp_path / name, {})
+        if name == "stream":
+            stream = writer.stream("a", variable, shape, dtype, FEATURE_CHUNKS)
+            stream.append(values)
+            stream.finish()
+        else:
+            writer.create("a", variable, shape, dtype, FEATURE_CHUNKS)[...] = values
+        files = writer.close()
+        if name == "stream":
+            expected = files
+    assert files == expected
 
 
 def test_the_list_of_files_is_what_is_there(tmp_path: Path) -> None:
@@ -119,10 +139,10 @@ def test_arrays_without_rows_are_kept(tmp_path: Path) -> None:
 
 def test_rows_that_never_came_are_noticed(tmp_path: Path) -> None:
     writer = groups.GroupWriter(tmp_path / "g", {})
-    shards = groups.ShardedArray(writer.create("features", ATOMS, (5, 3), np.float64))
-    shards.append(np.ones((4, 3)))
+    stream = writer.stream("features", ATOMS, (5, 3), np.float64, FEATURE_CHUNKS)
+    stream.append(np.ones((4, 3)))
     with pytest.raises(LakeError, match="must have 5 rows, and 4 came"):
-        shards.finish("features")
+        stream.finish()
 
 
 @pytest.mark.usefixtures("small_shards")

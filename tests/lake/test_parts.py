@@ -17,6 +17,7 @@ from atomlake.descriptors.base import Gradients
 from atomlake.errors import LakeError, SetAside
 from atomlake.lake import groups, layout, parts
 from atomlake.structures import Structures
+from atomlake.variables import Variable
 
 
 @pytest.fixture
@@ -132,17 +133,14 @@ def test_blocks_of_any_size_make_the_same_array(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(groups, "SHARD_NBYTES", shard)
         writer = groups.GroupWriter(root, {})
-        shards = groups.ShardedArray(
-            writer.create(
-                "features", parts.Variable(("atom", "feature"), "", "1", ""), values.shape, "f8"
-            )
-        )
+        variable = Variable(("atom", "feature"), "", "1", "")
+        stream = writer.stream("features", variable, values.shape, "f8", groups.FEATURE_CHUNKS)
         start = 0
         for i in range(n_rows):
             stop = start + cuts[i % len(cuts)]
-            shards.append(values[start:stop])
+            stream.append(values[start:stop])
             start = stop
-        shards.finish("features")
+        stream.finish()
         writer.close()
     np.testing.assert_array_equal(groups.read(groups.open_array(root, "features"), ...), values)
 

@@ -25,7 +25,6 @@ from atomlake.lake.groups import (
     GRADIENT_CHUNKS,
     Array,
     GroupWriter,
-    ShardedArray,
     StoredFile,
     array_dims,
     group_attributes,
@@ -283,14 +282,12 @@ class FeatureWriter:
                 | {"part_id": part_id, "format_version": layout.FORMAT_VERSION},
             )
             self._arrays = {
-                name: ShardedArray(
-                    self._group.create(
-                        name,
-                        variable,
-                        (*shape[:-1], *tail),
-                        descriptor.dtype,
-                        FEATURE_CHUNKS if name == "features" else GRADIENT_CHUNKS,
-                    )
+                name: self._group.stream(
+                    name,
+                    variable,
+                    (*shape[:-1], *tail),
+                    descriptor.dtype,
+                    FEATURE_CHUNKS if name == "features" else GRADIENT_CHUNKS,
                 )
                 for (name, variable), shape in zip(
                     variables.items(), cast("tuple[tuple[int, ...], ...]", shapes), strict=True
@@ -336,8 +333,8 @@ class FeatureWriter:
         structures, neighbours = self.structures, self.neighbours
         has_pairs = self.descriptor.per == "atom" and self.gradients.positions == "pairs"
         with writing(self.lake, self.path):
-            for name, shards in self._arrays.items():
-                shards.finish(f"{name} of {self.path}")
+            for array in self._arrays.values():
+                array.finish()
             self._group.write(
                 "structure_offsets",
                 STRUCTURE_VARIABLES["structure_offsets"],
