@@ -8,31 +8,22 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field
 
-from atomlake.descriptors import radial
-from atomlake.descriptors.base import Citation, Descriptor, Gradients, Rows
+from atomlake.descriptors.base import Citation, Gradients, Rows
 from atomlake.descriptors.cutoffs import Cutoff
-from atomlake.kernels.expansion import Environment, Expansion, Pairs, empty_environment
-from atomlake.kernels.harmonics import recursion_coefficients
+from atomlake.descriptors.density import (
+    DensityDescriptor,
+    RadialScaling,
+    batch_pairs,
+    expansion_parameters,
+    room,
+)
+from atomlake.kernels.expansion import empty_environment
 from atomlake.kernels.lanes import n_padded
 from atomlake.kernels.power_spectrum import Layout, power_spectrum, power_spectrum_of_mean
 from atomlake.neighbours import Neighbours
-from atomlake.structures import CHEMICAL_SYMBOLS, Structures
-
-
-class RadialScaling(BaseModel):
-    """Weight ``rate / (rate + (r / scale)^exponent)`` of a neighbour at distance r.
-
-    Willatt, Musil & Ceriotti, Phys. Chem. Chem. Phys. 20, 29661 (2018), Eq. 10.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    rate: float = Field(default=1.0, gt=0, description="How late the weight starts to fall.")
-    scale: float = Field(default=2.0, gt=0, description="Distance in Å where it does.")
-    exponent: float = Field(default=3.0, gt=0, description="How fast it falls.")
-
+from atomlake.structures import Structures
 
 #: What the presets of DScribe have in common.
 _DSCRIBE: dict[str, Any] = {
@@ -43,7 +34,7 @@ _DSCRIBE: dict[str, Any] = {
 }
 
 
-class Soap(Descriptor):
+class Soap(DensityDescriptor):
     """Smooth overlap of atomic positions: the power spectrum of the neighbour density.
 
     Every neighbour within ``cutoff`` is a Gaussian of width ``sigma``; the density of each
@@ -73,7 +64,6 @@ class Soap(Descriptor):
         Citation("Musil et al., J. Chem. Phys. 154, 114109 (2021)", "10.1063/5.0044689"),
     )
     body_order: ClassVar[str] = "3"
-    basis: ClassVar[str] = "radial functions and spherical harmonics"
     averages: ClassVar[tuple[str, ...]] = ("none", "outer", "inner")
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "dscribe": {"radial_basis": "gto", **_DSCRIBE},
@@ -85,41 +75,6 @@ class Soap(Descriptor):
         },
     }
 
-    species: tuple[str, ...] = Field(
-        min_length=1, description="Chemical symbols that may occur; sorted by atomic number."
-    )
-    cutoff: float = Field(
-        default=5.0, gt=0, description="Distance in Å beyond which neighbours are not seen."
-    )
-    n_max: int = Field(default=8, ge=1, le=32, description="Number of radial functions.")
-    l_max: int = Field(default=6, ge=0, le=20, description="Largest degree of the harmonics.")
-    sigma: float = Field(default=0.5, gt=0, description="Width of the Gaussians in Å.")
-    radial_basis: str = Field(
-        default="gto",
-        description="Radial functions, orthonormalised by Löwdin's method.",
-        json_schema_extra={"enum": list(radial.FAMILIES)},
-    )
-    basis_cutoff: float | None = Field(
-        default=None,
-        gt=0,
-        description="Extent of the radial basis in Å; the cutoff if not given. Where it is "
-        "smaller, the tails of neighbours outside reach into the basis.",
-    )
-    cutoff_function: Cutoff = Field(
-        default=Cutoff(function="shifted_cosine"),
-        description="How neighbours fade out towards the cutoff.",
-    )
-    radial_scaling: RadialScaling | None = Field(
-        default=None, description="How the weight of a neighbour falls with distance."
-    )
-    centre_weight: float = Field(
-        default=1.0, ge=0, description="Weight of the centre's own Gaussian."
-    )
-    density: Literal["unit_norm", "unit_height"] = Field(
-        default="unit_norm",
-        description="Normalisation of a Gaussian: its square integrates to 1, or it is 1 at "
-        "its centre.",
-    )
     prefactor: Literal["rotation_mean", "rotation_integral", "coupling"] = Field(
         default="rotation_mean",
         description="Weight of degree l: 1/√(2l + 1), so that the kernel is the mean over "
@@ -134,30 +89,6 @@ class Soap(Descriptor):
     scale_off_diagonal: bool = Field(
         default=True, description="Whether a feature that stands for two equal ones carries √2."
     )
-
-    @field_validator("radial_basis", mode="after")
-    @classmethod
-    def _known_basis(cls, name: str) -> str:
-        if name not in radial.FAMILIES:
-            raise ValueError(
-                f"there is no radial basis {name!r}; use one of {list(radial.FAMILIES)}"
-            )
-        return name
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.sigma < self.cutoff / 500:
-            raise ValueError(
-                f"sigma = {self.sigma} Å cannot be resolved within a cutoff of {self.cutoff} Å; "
-                f"use a sigma of at least {self.cutoff / 500} Å"
-            )
-        if (self.cutoff_function.width or 0) > self.cutoff:
-            raise ValueError(
-                f"the cutoff function's width of {self.cutoff_function.width} Å is larger than the "
-                f"cutoff of {self.cutoff} Å; use a smaller width"
-            )
-        radial.radial_basis(*self._radial_parameters)
-        return self
 
     @classmethod
     def preset(cls, name: str, /, **parameters: Any) -> Self:
@@ -209,11 +140,6 @@ class Soap(Descriptor):
         n_species = len(self.species)
         unequal = n_species * (n_species - 1) // 2 * self.n_max**2
         return (self.l_max + 1) * (unequal + n_species * self._n_equal)
-
-    @property
-    def is_continuous(self) -> bool:
-        """Whether features change continuously as an atom crosses the cutoff."""
-        return self.cutoff_function.function != "step"
 
     def cost(self, n_neighbours: float, gradients: Gradients) -> float:
         """Estimate seconds per atom on one core; from the kernels' times on several systems."""
@@ -269,14 +195,14 @@ class Soap(Descriptor):
         last: int,
         rows: Rows,
     ) -> None:
-        expansion, layout = _kernel_parameters(self)
+        expansion = expansion_parameters(self)
         power_spectrum(
             expansion,
-            layout,
-            _pairs(structures, neighbours),
+            _layout(self),
+            batch_pairs(structures, neighbours),
             first,
             last,
-            _environment(expansion, neighbours, first, last, rows),
+            room(expansion, neighbours, first, last, rows),
             np.empty(6 * expansion.n_species * expansion.n_padded),
             *rows,
         )
@@ -289,17 +215,17 @@ class Soap(Descriptor):
         last: int,
         rows: Rows,
     ) -> None:
-        expansion, layout = _kernel_parameters(self)
+        expansion = expansion_parameters(self)
         first_atom, last_atom = structures.structure_offsets[[first, last]].tolist()
         exact = Rows(*(np.empty(array.shape) for array in rows))
         power_spectrum_of_mean(
             expansion,
-            layout,
-            _pairs(structures, neighbours),
+            _layout(self),
+            batch_pairs(structures, neighbours),
             structures.structure_offsets,
             first,
             last,
-            _environment(expansion, neighbours, first_atom, last_atom, rows),
+            room(expansion, neighbours, first_atom, last_atom, rows),
             empty_environment(expansion, 0, False, len(rows.gradient_strain) > 0),
             np.empty(6 * expansion.n_species * expansion.n_padded),
             np.empty((3, self.n_features)),
@@ -313,62 +239,8 @@ class Soap(Descriptor):
         """Pairs n1, n2 of one species."""
         return self.n_max * (self.n_max + 1) // 2 if self.layout == "triangle" else self.n_max**2
 
-    @property
-    def _radial_parameters(self) -> tuple[str, int, int, float, float]:
-        extent = self.basis_cutoff or self.cutoff
-        return self.radial_basis, self.n_max, self.l_max, extent, self.sigma
-
-
-def _pairs(structures: Structures, neighbours: Neighbours) -> Pairs:
-    return Pairs(
-        neighbours.vectors,
-        neighbours.distances,
-        neighbours.pair_offsets,
-        neighbours.neighbour_index,
-        structures.numbers,
-    )
-
-
-def _environment(
-    expansion: Expansion, neighbours: Neighbours, first: int, last: int, rows: Rows
-) -> Environment:
-    """Room for the largest environment of the centres ``first:last``."""
-    counts = np.diff(neighbours.pair_offsets[first : last + 1])
-    has_strain = len(rows.gradient_strain) > 0
-    has_gradient = has_strain or len(rows.gradient_positions) > 0
-    return empty_environment(expansion, int(counts.max(initial=0)), has_gradient, has_strain)
-
 
 @lru_cache(maxsize=64)
-def _kernel_parameters(soap: Soap) -> tuple[Expansion, Layout]:
-    """Parameters of the kernels, with the radial functions tabulated."""
-    table = radial.radial_table(*soap._radial_parameters, soap.cutoff)
-    is_unit_norm = soap.density == "unit_norm"
-    norm = (np.pi * soap.sigma**2) ** -0.75 if is_unit_norm else 1.0
-    species = np.full(len(CHEMICAL_SYMBOLS), -1, dtype=np.int64)
-    species[soap.species_numbers] = np.arange(len(soap.species))
-    scaling = soap.radial_scaling
-    expansion = Expansion(
-        n_max=soap.n_max,
-        l_max=soap.l_max,
-        n_padded=n_padded(soap.n_max),
-        table=norm * table.values,
-        n_nodes=len(table.values),
-        spacing=table.spacing,
-        recursion=recursion_coefficients(soap.l_max),
-        cutoff=soap.cutoff,
-        cutoff_code=soap.cutoff_function.code,
-        cutoff_parameter=soap.cutoff_function.parameter,
-        scaling_rate=scaling.rate if scaling else 1.0,
-        scaling_scale=scaling.scale if scaling else 1.0,
-        scaling_exponent=scaling.exponent if scaling else 0.0,
-        centre_weight=soap.centre_weight,
-        species=species,
-        n_species=len(soap.species),
-    )
-    return expansion, _layout(soap)
-
-
 def _layout(soap: Soap) -> Layout:
     n_species, n = len(soap.species), soap.n_max
     sizes = np.full((n_species, n_species), n * n)
