@@ -48,6 +48,8 @@ class Local(Cluster):
         import dask
         from distributed import Client, LocalCluster
 
+        from atomlake.clusters.plugins import LeaveAtOnce
+
         with (
             dask.config.set(DASK_SETTINGS),
             LocalCluster(
@@ -61,6 +63,7 @@ class Local(Cluster):
             ) as cluster,
             Client(cluster) as client,
         ):
+            client.register_plugin(LeaveAtOnce())
             yield client
 
 
