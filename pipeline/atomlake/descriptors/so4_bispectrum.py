@@ -63,7 +63,8 @@ class _So4Bispectrum(Descriptor):
 
     def _zero(self) -> Floats:
         """What is subtracted from the linear features, (n_elements, n_linear_features)."""
-        return np.zeros((1, len(self._couplings.feature_scale)))
+        plan = self._couplings
+        return np.zeros((plan.n_elements, len(plan.feature_scale)))
 
     def _environments(
         self,
@@ -337,18 +338,9 @@ class Snap(_So4Bispectrum):
         return np.ones((n, n)) if self.wselfallflag else np.eye(n)
 
     def _zero(self) -> Floats:
-        triples = _snap_triples(self.twojmax, self._n_elements)
-        zero = np.zeros((self._n_elements, len(triples)))
-        if self.bzeroflag:
-            # Every u is the identity, and B its trace: 2 j + 1.
-            isolated = [1.0 if self.bnormflag else c.j + 1.0 for _, _, c in triples]
-            for element in range(self._n_elements):
-                counts = [
-                    self.wselfallflag or {a.element, b.element, c.element} == {element}
-                    for a, b, c in triples
-                ]
-                zero[element] = np.where(counts, isolated, 0.0)
-        return zero
+        if not self.bzeroflag:
+            return super()._zero()
+        return _isolated(self.twojmax, self._n_elements, self.bnormflag, self.wselfallflag)
 
     def _project(
         self, structures: Structures, neighbours: Neighbours, first: int, last: int
@@ -516,6 +508,19 @@ def _snap_triples(twojmax: int, n_elements: int) -> list[Triple]:
 @lru_cache(maxsize=32)
 def _snap_couplings(twojmax: int, n_elements: int, is_normalised: bool) -> Couplings:
     return couplings(twojmax, n_elements, _snap_triples(twojmax, n_elements), is_normalised)
+
+
+@lru_cache(maxsize=32)
+def _isolated(twojmax: int, n_elements: int, is_normalised: bool, is_in_all: bool) -> Floats:
+    """Components of an isolated atom of each element: (n_elements, n_components).
+
+    Every u that the atom is in is the identity, and B its trace, 2 j + 1.
+    """
+    triples = _snap_triples(twojmax, n_elements)
+    values = np.array([1.0 if is_normalised else c.j + 1.0 for _, _, c in triples])
+    elements = np.array([[channel.element for channel in triple] for triple in triples])
+    own = (elements == np.arange(n_elements)[:, None, None]).all(axis=2)
+    return np.where(is_in_all | own, values, 0.0)
 
 
 @lru_cache(maxsize=32)

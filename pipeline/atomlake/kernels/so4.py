@@ -189,11 +189,13 @@ def empty_scratch(couplings: Couplings, max_pairs: int, has_gradients: bool) -> 
     n_linear = n_padded(len(couplings.feature_component))
     n_couplings = len(couplings.coupling) if has_gradients else couplings.n_value_couplings
     has = int(has_gradients)
+    functions = _aligned(2 * _half_offset(n_channels) * LANES + 2 * _MARGIN)
+    functions.fill(0.0)
     return Scratch(
         order=np.empty(max_pairs, np.int64),
         bounds=np.empty(couplings.n_elements + 1, np.int64),
         group=_aligned(_GROUP_ROWS * LANES),
-        functions=_aligned(2 * _half_offset(n_channels) * LANES + 2 * _MARGIN),
+        functions=functions,
         total=_aligned(n_block * LANES),
         sums=_aligned(couplings.n_elements * n_block * LANES),
         expansion=_aligned(couplings.n_elements * n_block * LANES),
@@ -211,8 +213,8 @@ def empty_scratch(couplings: Couplings, max_pairs: int, has_gradients: bool) -> 
 
 
 def _aligned(n: int) -> Floats:
-    """Return n zeros that begin at a cache line, so that no block of lanes lies in two."""
-    buffer = np.zeros(n + LANES)
+    """Allocate n numbers that begin at a cache line, so that no block of lanes lies in two."""
+    buffer = np.empty(n + LANES)
     begin = -(buffer.ctypes.data // 8) % LANES
     return buffer[begin : begin + n]
 

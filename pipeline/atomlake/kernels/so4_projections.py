@@ -67,7 +67,7 @@ def project_linearly(
             x = (r - inner_radius) * inverse_width
             # Turns of 2 π do not matter; atoms inside of inner_radius lie at negative angles.
             turn = largest_angle * x
-            turn -= 2.0 * math.floor(0.5 * turn + 0.5)
+            turn -= 2.0 * np.floor(0.5 * turn + 0.5)
             sine = sine_turn(abs(turn))
             projection.sine[at] = sine if turn > 0.0 else -sine
             projection.cosine[at] = cosine_turn(abs(turn))
