@@ -207,7 +207,7 @@ class CatalogueColumn(_LazyArray):
     Parameters
     ----------
     catalogue : Catalogue
-        Where it is read from, the first time.
+        Where it is read from.
     name : str
         The column.
     sequence : integer array
@@ -220,25 +220,18 @@ class CatalogueColumn(_LazyArray):
         self.sequence = sequence
         self.shape = (len(sequence),)
         self.dtype = np.dtype(object)
-        self._values: Array | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_values": None}
 
     def _outer(self, key: tuple[Any, ...]) -> Any:
-        if self._values is None:
-            with reporting(self.catalogue.lake):
-                order = pl.LazyFrame({"sequence": self.sequence})
-                self._values = (
-                    order.join(
-                        self.catalogue.structures([self.name, "sequence"]),
-                        on="sequence",
-                        maintain_order="left",
-                    )
-                    .collect()[self.name]
-                    .to_numpy()
-                )
-        return self._values[key[0]]
+        wanted = np.atleast_1d(self.sequence[key[0]])
+        if not len(wanted):
+            return np.empty(0, dtype=object)
+        log = self.catalogue.log("structures").select("sequence", self.name)
+        nearby = log.filter(pl.col("sequence").is_between(int(wanted.min()), int(wanted.max())))
+        order = pl.LazyFrame({"sequence": wanted})
+        with reporting(self.catalogue.lake):
+            found = order.join(nearby, on="sequence", maintain_order="left").collect()
+        values = found[self.name].to_numpy()
+        return values[0] if isinstance(key[0], int | np.integer) else values
 
 
 def lazy(
