@@ -333,14 +333,9 @@ def so4_bispectrum(
             for e in range(n_elements):
                 for begin in range(scratch.bounds[e], scratch.bounds[e + 1], CHUNK):
                     n = min(CHUNK, scratch.bounds[e + 1] - begin)
-                    for g in range(0, n, LANES):
-                        n_lanes = min(LANES, n - g)
-                        _place(begin + g, n_lanes, pairs, scratch)
-                        _turn(begin + g, n_lanes, pairs, scratch)
-                        _functions(couplings, scratch)
-                        _differentiate(couplings, g, n, n_lanes, scratch)
+                    _differentiate(couplings, begin, n, pairs, scratch)
                     _multiply(couplings, e, n_components, lane, n, scratch)
-                    _write_rows(couplings, n_linear, n_row, 3 * n, scratch)
+                    _turn_products(couplings, n_linear, n_row, 3 * n, scratch)
                     for column in range(3 * n):
                         a, pair = column // n, scratch.order[begin + column % n]
                         row = column * n_row
@@ -471,7 +466,7 @@ def _place(begin: int, n_lanes: int, pairs: Pairs, scratch: Scratch) -> None:
         group[_ALPHA * LANES + lane] = cosine
         group[(_ALPHA + 1) * LANES + lane] = -ratio * pairs.vectors[3 * pair + 2]
         group[_BETA * LANES + lane] = -ratio * pairs.vectors[3 * pair + 1]
-        group[(_BETA + 1) * LANES + lane] = -ratio * pairs.vectors[3 * pair + 0]
+        group[(_BETA + 1) * LANES + lane] = -ratio * pairs.vectors[3 * pair]
         group[_WEIGHT * LANES + lane] = projection.weight[pair - pairs.start]
 
 
@@ -483,13 +478,15 @@ def _turn(begin: int, n_lanes: int, pairs: Pairs, scratch: Scratch) -> None:
     ``1 + ω``, ``ω = q* dq = M dr``, where with ``n = r/|r|``
 
         ``M_ak = θ' n_a n_k + sin θ cos θ / r (δ_ak - n_a n_k) - sin² θ / r Σ_b ε_abk n_b``.
+
+    Written are ``s M`` and ``s' n``.
     """
     group, projection = scratch.group, pairs.projection
     for lane in range(n_lanes):
         pair = scratch.order[begin + lane]
         inverse_r = 1.0 / pairs.distances[pair]
         x, y, z = (
-            pairs.vectors[3 * pair + 0] * inverse_r,
+            pairs.vectors[3 * pair] * inverse_r,
             pairs.vectors[3 * pair + 1] * inverse_r,
             pairs.vectors[3 * pair + 2] * inverse_r,
         )
@@ -740,7 +737,22 @@ def _collect_weights(couplings: Couplings, scratch: Scratch) -> None:
 
 
 @kernel
-def _differentiate(couplings: Couplings, g: int, n: int, n_lanes: int, scratch: Scratch) -> None:
+def _differentiate(
+    couplings: Couplings, begin: int, n: int, pairs: Pairs, scratch: Scratch
+) -> None:
+    """Write the derivatives of the expansion by the positions of ``n`` neighbours."""
+    for g in range(0, n, LANES):
+        n_lanes = min(LANES, n - g)
+        _place(begin + g, n_lanes, pairs, scratch)
+        _turn(begin + g, n_lanes, pairs, scratch)
+        _functions(couplings, scratch)
+        _differentiate_group(couplings, g, n, n_lanes, scratch)
+
+
+@kernel
+def _differentiate_group(
+    couplings: Couplings, g: int, n: int, n_lanes: int, scratch: Scratch
+) -> None:
     """Write the derivatives of the weighted functions of a group by its positions.
 
     With ``ω`` from :func:`_turn`, ``φ_m`` changes by
@@ -760,8 +772,8 @@ def _differentiate(couplings: Couplings, g: int, n: int, n_lanes: int, scratch: 
     for j in range(couplings.twojmax + 1):
         source = _MARGIN + 2 * LANES * _half_offset(j)
         target = block_offset(j) * COLUMNS + g
-        for e in range((block_size(j) + 1) // 2):
-            m = e % (j + 1)
+        for k in range((block_size(j) + 1) // 2):
+            m = k % (j + 1)
             u_r, u_i = load(functions, source), load(functions, source + LANES)
             up = broadcast(roots[m + 1] * roots[j - m])
             up_r = up * load(functions, source + 2 * LANES)
@@ -779,7 +791,7 @@ def _differentiate(couplings: Couplings, g: int, n: int, n_lanes: int, scratch: 
             store_some(derivatives, target + n, value, 0, n_lanes)
             value = xz * x_r + yz * y_r + zz * z_r + vz * u_r
             store_some(derivatives, target + 2 * n, value, 0, n_lanes)
-            if 2 * e + 1 < block_size(j):
+            if 2 * k + 1 < block_size(j):
                 target += COLUMNS
                 value = vx * u_i + yx * y_i - xx * x_i - zx * z_i
                 store_some(derivatives, target, value, 0, n_lanes)
@@ -868,7 +880,7 @@ def _add_lanes(array: Floats, at: int, left: Any, right: Any) -> None:
 
 
 @kernel
-def _write_rows(
+def _turn_products(
     couplings: Couplings, n_linear: int, n_row: int, n_columns: int, scratch: Scratch
 ) -> None:
     """Write the derivatives of the features, one row for each coordinate of a neighbour."""
