@@ -15,6 +15,7 @@ import os
 import re
 import tempfile
 import zlib
+from array import array
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import chain
@@ -32,7 +33,6 @@ from atomlake.sources.base import (
     Reader,
     ReadResult,
     Unreadable,
-    cell_volumes,
     gather,
 )
 from atomlake.structures import ATOMIC_NUMBERS, CHEMICAL_SYMBOLS, Floats, Structures
@@ -153,6 +153,7 @@ class ExtendedXyz(Reader):
 _COUNT = re.compile(rb"[ \t]*(\d{1,8})[ \t\r]*\n?\Z")
 _COUNT_LINE = re.compile(rb"[ \t]*(\d{1,8})[ \t\r]*\n")
 _LATTICE = re.compile(rb"""Lattice\s*=\s*["'{\[]([^"'}]*)""")
+_FORTRAN_EXPONENT = re.compile(r"(?<=[\d.])[dD](?=[+-]?\d{1,3}(?!\S))")
 _BRACKETS = str.maketrans("[]{},", "     ")
 
 
@@ -364,80 +365,84 @@ def _are_atoms(window: _Window, first: int, last: int) -> bool:
 
 
 def _is_atom(line: bytes) -> bool:
-    tokens = line.split()
+    tokens = line.decode("latin-1").split()
     return len(tokens) >= 4 and sum(map(_is_number, tokens)) >= 3
 
 
-def _is_number(token: bytes | str) -> bool:
+def _is_number(token: str) -> bool:
     try:
-        float(token)
+        float(_with_exponents(token))
     except ValueError:
         return False
     return True
+
+
+def _with_exponents(text: str) -> str:
+    """Write exponents as Python does, which Fortran writes with D (``1.5D-03``)."""
+    return _FORTRAN_EXPONENT.sub("e", text)
 
 
 def _index(stream: IO[bytes], salt: bytes, is_truncated: bool) -> FileIndex:
     def digest(content: bytes) -> bytes:
         return hashlib.blake2b(content, digest_size=16, person=salt).digest()
 
-    hashes: list[bytes] = []
-    n_atoms: list[int] = []
-    lattices: list[list[float]] = []
-    locations: list[tuple[int, int]] = []
+    hashes = bytearray()
+    n_atoms, volumes, locations = array("i"), array("f"), array("q")
     problems: dict[int, SetAside] = {}
     content = b""
     for offset, nbytes, content, count, problem in _records(stream):
         if problem is not None:
-            problems[len(hashes)] = problem
-        hashes.append(digest(content or repr((nbytes, problem)).encode()))
+            problems[len(n_atoms)] = problem
+        hashes += digest(content or repr((nbytes, problem)).encode())
         n_atoms.append(count)
-        lattices.append(_lattice(content))
-        locations.append((offset, nbytes))
-    if hashes and len(problems) == len(hashes) and problems[0].code == "malformed":
+        volumes.append(_volume(content))
+        locations.extend((offset, nbytes))
+    if n_atoms and len(problems) == len(n_atoms) and problems[0].code == "malformed":
         raise Unreadable(*problems[0])
-    if is_truncated and len(hashes) - 1 not in problems:
-        if content.endswith(b"\n") or not hashes:
-            hashes.append(digest(b""))
+    if is_truncated and len(n_atoms) - 1 not in problems:
+        if content.endswith(b"\n") or not n_atoms:
+            hashes += digest(b"")
             n_atoms.append(0)
-            lattices.append(_NO_LATTICE)
-            locations.append((sum(locations[-1]) if locations else 0, 0))
+            volumes.append(np.nan)
+            locations.extend((sum(locations[-2:]), 0))
         else:
-            locations[-1] = locations[-1][0], content.rfind(b"\n") + 1
-        problems[len(hashes) - 1] = SetAside("truncated", _ENDS_EARLY)
+            locations[-1] = content.rfind(b"\n") + 1
+        problems[len(n_atoms) - 1] = SetAside("truncated", _ENDS_EARLY)
     return FileIndex(
-        keys=[str(position) for position in range(len(hashes))],
-        record_hashes=np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(-1, 16),
+        keys=[str(position) for position in range(len(n_atoms))],
+        record_hashes=np.frombuffer(hashes, dtype=np.uint8).reshape(-1, 16),
         n_atoms=np.array(n_atoms, dtype=np.int32),
-        volumes=cell_volumes(np.array(lattices).reshape(-1, 3, 3)),
+        volumes=np.array(volumes, dtype=np.float32),
         locations=np.array(locations, dtype=np.int64).reshape(-1, 2),
         set_aside=problems,
     )
 
 
 _ENDS_EARLY = "the compressed file ends early, and what follows is lost; restore the file"
-_NO_LATTICE = [np.nan] * 9
 
 
-def _lattice(content: bytes) -> list[float]:
+def _volume(content: bytes) -> float:
     start = content.find(b"Lattice", 0, 4096)
     match = _LATTICE.match(content, start) if start >= 0 else None
     if match is None:
-        return _NO_LATTICE
+        return np.nan
     try:
-        numbers = list(map(float, match[1].split()))
+        ax, ay, az, bx, by, bz, cx, cy, cz = map(float, match[1].split())
     except ValueError:
-        return _NO_LATTICE
-    return numbers if len(numbers) == 9 else _NO_LATTICE
+        return np.nan
+    volume = ax * (by * cz - bz * cy) + ay * (bz * cx - bx * cz) + az * (bx * cy - by * cx)
+    return abs(volume) or np.nan
 
 
 # ----- What the records say
 
 #: A key with its value. Every alternative begins differently, so that the time is linear in
-#: the length of the line. A key without a value is passed over.
+#: the length of the line. A key without a value is passed over; one whose quotes are left open
+#: has an empty value, which is none that anything accepts.
 _PAIR = re.compile(
     r"""("[^"]*"|[^\s="'{\[]++)
         (?:\s*=\s*(?:"((?:[^"\\]|\\.)*+)" | '([^']*+)' | \{([^{}]*+)\}
-                   | \[((?:[^\[\]]|\[[^\[\]]*+\])*+)\] | ([^\s"'{\[]\S*+)))?""",
+                   | \[((?:[^\[\]]|\[[^\[\]]*+\])*+)\] | ([^\s"'{\[]\S*+) | ()))?""",
     re.VERBOSE | re.DOTALL,
 )
 #: What stands for true and false, in any case.
@@ -449,7 +454,6 @@ _SPECIES = ("Z", "numbers", "species", "symbols")
 _POSITIONS = ("pos", "positions")
 #: Stands for a species that does not exist.
 _UNKNOWN = -1
-_FORTRAN_EXPONENT = re.compile(r"(?<=[\d.])[dD](?=[+-]?\d)")
 
 
 class _Layout(NamedTuple):
@@ -511,6 +515,8 @@ class _Batch:
         comment, _, body = rest.partition(b"\n")
         if not _COUNT.match(head):
             raise Unreadable("malformed", f"expected the number of atoms, found {head[:60]!r}")
+        if not rest:
+            raise Unreadable("truncated", "there is a number of atoms and nothing more")
         n_atoms = int(head)
         lines = body.decode("latin-1").split("\n")
         if len(lines) < n_atoms:
@@ -558,7 +564,7 @@ class _Batch:
                 self._parse(texts[half:], layout)
                 return
             try:
-                table = _table([_FORTRAN_EXPONENT.sub("e", line) for line in lines], layout)
+                table = _table(list(map(_with_exponents, lines)), layout)
             except ValueError:
                 problem = SetAside("malformed", _explain(lines, layout) or str(error))
                 self._problems[texts[0].row] = problem
