@@ -90,10 +90,10 @@ class DensityDescriptor(Descriptor):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.sigma < self.cutoff / 500:
+        if self.sigma < self.cutoff / 200:
             raise ValueError(
-                f"sigma = {self.sigma} Å cannot be resolved within a cutoff of {self.cutoff} Å; "
-                f"use a sigma of at least {self.cutoff / 500} Å"
+                f"sigma = {self.sigma} Å is too narrow to be resolved within a cutoff of "
+                f"{self.cutoff} Å; use at least {self.cutoff / 200} Å"
             )
         if (self.cutoff_function.width or 0) > self.cutoff:
             raise ValueError(

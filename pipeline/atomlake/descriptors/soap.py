@@ -30,6 +30,7 @@ _DSCRIBE: dict[str, Any] = {
     "cutoff_function": {"function": "step"},
     "density": "unit_height",
     "prefactor": "rotation_integral",
+    "layout": "triangle",
     "scale_off_diagonal": False,
 }
 
@@ -70,8 +71,11 @@ class Soap(DensityDescriptor):
         "dscribe_polynomial": {"radial_basis": "polynomial", **_DSCRIBE},
         "featomic": {
             "radial_basis": "gto_monomial",
+            "cutoff_function": {"function": "shifted_cosine", "width": 0.5},
+            "density": "unit_norm",
             "prefactor": "coupling",
             "layout": "blocks",
+            "scale_off_diagonal": True,
         },
     }
 
@@ -96,7 +100,8 @@ class Soap(DensityDescriptor):
 
         In the presets of DScribe ``cutoff`` is its ``r_cut``, the extent of the basis:
         DScribe sees neighbours as far beyond it as their Gaussians take to fall to 1e-3, and
-        the descriptor's ``cutoff`` is set to that.
+        the descriptor's ``cutoff`` is set to that. ``n_max`` is the number of radial functions,
+        featomic's ``max_radial + 1``.
 
         Raises
         ------
@@ -203,7 +208,7 @@ class Soap(DensityDescriptor):
             first,
             last,
             room(expansion, neighbours, first, last, rows),
-            np.empty(6 * expansion.n_species * expansion.n_padded),
+            np.empty(6 * expansion.n_padded),
             *rows,
         )
 
@@ -227,7 +232,7 @@ class Soap(DensityDescriptor):
             last,
             room(expansion, neighbours, first_atom, last_atom, rows),
             empty_environment(expansion, 0, False, len(rows.gradient_strain) > 0),
-            np.empty(6 * expansion.n_species * expansion.n_padded),
+            np.empty(6 * expansion.n_padded),
             np.empty((3, self.n_features)),
             *exact,
         )

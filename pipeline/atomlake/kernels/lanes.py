@@ -18,6 +18,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.errors import TypingError
 from numba.core.extending import intrinsic, lower_builtin, models, register_model
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 
@@ -60,6 +61,8 @@ def pointer(typing: Any, array: Any) -> Any:
     arrays because numba counts references to every array argument, which costs more than a
     short loop. The array must be an argument of the kernel, whose caller keeps it alive.
     """
+    if array.layout != "C":
+        raise TypingError("a pointer is taken of a C-contiguous array, and this one has strides")
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return context.make_array(array)(context, builder, arguments[0]).data

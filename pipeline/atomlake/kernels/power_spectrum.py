@@ -97,7 +97,7 @@ def power_spectrum(
     ----------
     environment : Environment
         Room for the largest of the centres.
-    sums : array, shape (6 n_species n_padded,)
+    sums : array, shape (6 n_padded,)
         More room.
     features : array, shape (n, n_features)
         Output.
@@ -175,7 +175,7 @@ def power_spectrum_of_mean(
         Room for the largest of the centres.
     mean : Environment
         Room for the mean; no room for pairs is needed.
-    sums, row : array, shapes (6 n_species n_padded,) and (3, n_features)
+    sums, row : array, shapes (6 n_padded,) and (3, n_features)
         More room.
     features : array, shape (n, n_features)
         Output.
@@ -416,61 +416,150 @@ def _differentiate_by_pair(
     """
     n_max = expansion.n_max
     n_padded = expansion.n_padded
-    n_radial = (expansion.l_max + 1) * n_padded
-    width = n_slots * n_padded
-    harmonics = environment.harmonics
-    radial = environment.radial
-    gradient = (expansion.l_max + 1) ** 2 * LANES
-    pair_harmonics = p // LANES * 4 * gradient + p % LANES
-    at = p // LANES * 3 * LANES + p % LANES
-    ux = broadcast(environment.directions[at])
-    uy = broadcast(environment.directions[at + LANES])
-    uz = broadcast(environment.directions[at + 2 * LANES])
     n_features = layout.n_features
+    radial = environment.radial
+    species = slots.species[slot]
     for axis in range(3):
-        species = slots.species[slot]
         _clear_absent(expansion, layout, slots, species, out, out_at + axis * n_features)
     for l in range(expansion.l_max + 1):
-        for column in range(0, width, LANES):
-            a = broadcast(0.0)
-            bx = broadcast(0.0)
-            by = broadcast(0.0)
-            bz = broadcast(0.0)
-            for lm in range(l * l, (l + 1) * (l + 1)):
-                c = load(coefficients, lm * width + column)
-                h = pair_harmonics + lm * LANES
-                a = a + broadcast(harmonics[h]) * c
-                bx = bx + broadcast(harmonics[h + gradient]) * c
-                by = by + broadcast(harmonics[h + 2 * gradient]) * c
-                bz = bz + broadcast(harmonics[h + 3 * gradient]) * c
-            store(sums, column, ux * a)
-            store(sums, column + width, uy * a)
-            store(sums, column + 2 * width, uz * a)
-            store(sums, column + 3 * width, bx)
-            store(sums, column + 4 * width, by)
-            store(sums, column + 5 * width, bz)
-        slope = 2 * p * n_radial + l * n_padded
-        level = slope + n_radial
+        slope = (2 * p * (expansion.l_max + 1) + l) * n_padded
+        level = slope + (expansion.l_max + 1) * n_padded
         for other in range(n_slots):
-            is_equal = other == slot
+            weight = layout.weight_degree[l]
+            if other != slot:
+                weight *= layout.weight_unequal
+            _sum_over_m(expansion, environment, p, l, coefficients, n_slots, other, weight, sums)
             species1 = slots.species[min(slot, other)]
             species2 = slots.species[max(slot, other)]
             block = out_at + layout.block_offsets[species1 * expansion.n_species + species2]
-            for n1 in range(n_max):
-                start = n1 // LANES * LANES if is_equal and layout.is_triangle else 0
-                for n2 in range(start, n_padded, LANES):
-                    for axis in range(3):
-                        i = axis * width + other * n_padded
-                        j = i + 3 * width
-                        value = broadcast(0.0)
-                        if other >= slot:
-                            value = broadcast(radial[slope + n1]) * load(sums, i + n2)
-                            value = value + broadcast(radial[level + n1]) * load(sums, j + n2)
-                        if other <= slot:
-                            value = value + broadcast(sums[i + n1]) * load(radial, slope + n2)
-                            value = value + broadcast(sums[j + n1]) * load(radial, level + n2)
-                        to = block + axis * n_features
-                        _write(expansion, layout, is_equal, l, n1, n2, value, out, to)
+            for axis in range(3):
+                a = axis * n_padded
+                b = a + 3 * n_padded
+                to = block + axis * n_features
+                if other == slot:
+                    _write_symmetric(
+                        expansion, layout, l, radial, slope, level, sums, a, b, out, to
+                    )
+                    continue
+                # Rows belong to the lower species.
+                to += l * n_max * n_max
+                if slot < other:
+                    _write_products(n_max, radial, slope, level, sums, a, b, out, to)
+                else:
+                    _write_products(n_max, sums, a, b, radial, slope, level, out, to)
+
+
+@inlined
+def _sum_over_m(
+    expansion: Expansion,
+    environment: Environment,
+    p: int,
+    l: int,
+    coefficients: Floats,
+    n_slots: int,
+    slot: int,
+    weight: float,
+    sums: Floats,
+) -> None:
+    """Write weighted ``u_x A``, ``u_y A``, ``u_z A``, ``B_x``, ``B_y``, ``B_z`` of one slot."""
+    n_padded = expansion.n_padded
+    width = n_slots * n_padded
+    harmonics = environment.harmonics
+    gradient = (expansion.l_max + 1) ** 2 * LANES
+    pair_harmonics = p // LANES * 4 * gradient + p % LANES
+    at = p // LANES * 3 * LANES + p % LANES
+    ux = broadcast(weight * environment.directions[at])
+    uy = broadcast(weight * environment.directions[at + LANES])
+    uz = broadcast(weight * environment.directions[at + 2 * LANES])
+    factor = broadcast(weight)
+    for n in range(0, n_padded, LANES):
+        a = broadcast(0.0)
+        bx = broadcast(0.0)
+        by = broadcast(0.0)
+        bz = broadcast(0.0)
+        for lm in range(l * l, (l + 1) * (l + 1)):
+            c = load(coefficients, lm * width + slot * n_padded + n)
+            h = pair_harmonics + lm * LANES
+            a = a + broadcast(harmonics[h]) * c
+            bx = bx + broadcast(harmonics[h + gradient]) * c
+            by = by + broadcast(harmonics[h + 2 * gradient]) * c
+            bz = bz + broadcast(harmonics[h + 3 * gradient]) * c
+        store(sums, n, ux * a)
+        store(sums, n + n_padded, uy * a)
+        store(sums, n + 2 * n_padded, uz * a)
+        store(sums, n + 3 * n_padded, factor * bx)
+        store(sums, n + 4 * n_padded, factor * by)
+        store(sums, n + 5 * n_padded, factor * bz)
+
+
+@inlined
+def _write_products(
+    n_max: int,
+    x: Floats,
+    x1: int,
+    x2: int,
+    y: Floats,
+    y1: int,
+    y2: int,
+    out: Output,
+    to: int,
+) -> None:
+    """Write ``x1 y1 + x2 y2`` for all n1 of x and n2 of y."""
+    for n2 in range(0, n_max, LANES):
+        column1 = load(y, y1 + n2)
+        column2 = load(y, y2 + n2)
+        for n1 in range(n_max):
+            value = broadcast(x[x1 + n1]) * column1 + broadcast(x[x2 + n1]) * column2
+            store_some(out, to + n1 * n_max + n2, value, 0, n_max - n2)
+
+
+@inlined
+def _write_symmetric(
+    expansion: Expansion,
+    layout: Layout,
+    l: int,
+    x: Floats,
+    x1: int,
+    x2: int,
+    y: Floats,
+    y1: int,
+    y2: int,
+    out: Output,
+    block: int,
+) -> None:
+    """Write ``x1 y1 + x2 y2`` and its mirror image for n1, n2 of one species."""
+    n_max = expansion.n_max
+    for n2 in range(0, n_max, LANES):
+        column1 = load(y, y1 + n2)
+        column2 = load(y, y2 + n2)
+        mirror1 = load(x, x1 + n2)
+        mirror2 = load(x, x2 + n2)
+        for n1 in range(min(n2 + LANES, n_max) if layout.is_triangle else n_max):
+            value = broadcast(x[x1 + n1]) * column1 + broadcast(x[x2 + n1]) * column2
+            value = value + broadcast(y[y1 + n1]) * mirror1 + broadcast(y[y2 + n1]) * mirror2
+            _write_equal(expansion, layout, l, n1, n2, value, out, block)
+
+
+@inlined
+def _write_equal(
+    expansion: Expansion,
+    layout: Layout,
+    l: int,
+    n1: int,
+    n2: int,
+    value: Any,
+    out: Output,
+    block: int,
+) -> None:
+    """Write eight features of one species, row ``n1`` from ``n2`` on, as far as they exist."""
+    n_max = expansion.n_max
+    value = value * load(layout.weight_equal, n1 * expansion.n_padded + n2)
+    if layout.is_triangle:
+        # Row n1 starts at its diagonal, after the n1 rows above it.
+        at = l * (n_max * (n_max + 1) // 2) + n1 * n_max - n1 * (n1 + 1) // 2 + n2
+        store_some(out, block + at, value, n1 - n2, n_max - n2)
+    else:
+        store_some(out, block + (l * n_max + n1) * n_max + n2, value, 0, n_max - n2)
 
 
 @inlined
@@ -485,22 +574,16 @@ def _write(
     out: Output,
     block: int,
 ) -> None:
-    """Weight eight features of row ``n1`` from ``n2`` on, and write those that exist."""
+    """Write eight features of row ``n1`` from ``n2`` on, as far as they exist."""
     n_max = expansion.n_max
     if n1 >= n_max:
         return
-    factor = layout.weight_degree[l]
     if is_equal:
-        row = n1 * expansion.n_padded + n2
-        value = value * (broadcast(factor) * load(layout.weight_equal, row))
+        value = value * broadcast(layout.weight_degree[l])
+        _write_equal(expansion, layout, l, n1, n2, value, out, block)
     else:
-        value = value * broadcast(factor * layout.weight_unequal)
-    if is_equal and layout.is_triangle:
-        # Row n1 starts at its diagonal, after the n1 rows above it.
-        at = l * (n_max * (n_max + 1) // 2) + n1 * n_max - n1 * (n1 + 1) // 2 + n2
-        store_some(out, block + at, value, n1 - n2, n_max - n2)
-    else:
-        store_some(out, block + l * n_max * n_max + n1 * n_max + n2, value, 0, n_max - n2)
+        value = value * broadcast(layout.weight_degree[l] * layout.weight_unequal)
+        store_some(out, block + (l * n_max + n1) * n_max + n2, value, 0, n_max - n2)
 
 
 @inlined
