@@ -215,14 +215,15 @@ def test_supercell_has_the_same_environments(descriptor, accepted):
         assert_close(features(descriptor, supercell), expected, MOVED)
 
 
-def test_continuous_where_an_atom_crosses_the_cutoff(descriptor):
+def test_continuous_where_an_atom_crosses_the_cutoff(descriptor, accepted):
     if descriptor.cutoff == 0 or not descriptor.is_continuous:
         pytest.skip("has no cutoff, or states that it is not continuous there")
     positions = np.array([[0.0, 0, 0], [1.1, 0.4, 0.3], [0, 0, 0]])
+    cell, is_periodic = 100 * np.eye(3), "molecule" not in accepted
 
     def at(distance):
         positions[2] = distance * np.array([0.36, 0.48, 0.8])
-        return features(descriptor, Structures.single([14, 6, 1], positions))
+        return features(descriptor, Structures.single([14, 6, 1], positions, cell, is_periodic))
 
     # A function that goes to zero at the cutoff with no slope, or a finite one, changes by no
     # more than about the step.

@@ -21,6 +21,7 @@ REQUIREMENTS = {
 #: The environment of each script that writes a reference.
 REFERENCES = {
     "dscribe_matrices": "dscribe",
+    "dscribe_mbtr": "dscribe",
     "lammps_snap": "lammps",
 }
 
@@ -42,7 +43,7 @@ def interpreter(environment):
     return python
 
 
-def write_reference(name, path):
+def write_reference(name, path, *arguments):
     """Run the script ``name``, which writes the reference to ``path``."""
-    python = interpreter(REFERENCES[name])
-    subprocess.run([python, "-W", "ignore", HERE / f"{name}.py", path], check=True)
+    command = [interpreter(REFERENCES[name]), "-W", "ignore", HERE / f"{name}.py", path, *arguments]
+    subprocess.run(command, check=True)

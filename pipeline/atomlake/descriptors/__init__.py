@@ -15,6 +15,8 @@ _REGISTRY: dict[str, str] = {
     "chebyshev": "atomlake.descriptors.chebyshev:Chebyshev",
     "coulomb_matrix": "atomlake.descriptors.matrices:CoulombMatrix",
     "ewald_matrix": "atomlake.descriptors.matrices:EwaldMatrix",
+    "lmbtr": "atomlake.descriptors.mbtr:Lmbtr",
+    "mbtr": "atomlake.descriptors.mbtr:Mbtr",
     "sine_matrix": "atomlake.descriptors.matrices:SineMatrix",
     "snap": "atomlake.descriptors.so4_bispectrum:Snap",
     "soap": "atomlake.descriptors.soap:Soap",
