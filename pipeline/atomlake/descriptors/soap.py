@@ -154,11 +154,12 @@ class Soap(DensityDescriptor):
         if gradients.positions != "none":
             # A neighbour takes part in the features of its own species alone; the rest of
             # its rows is only cleared.
-            share = min(1.0, 2 / len(self.species))
-            rows = 3 * self.n_features * n_neighbours
-            seconds += (1.3e-9 * share + 2e-10) * rows
+            own = (self.l_max + 1) * self._n_equal
+            mixed = (self.l_max + 1) * self.n_max**2 * (len(self.species) - 1)
+            rows = 1e-9 * own + 4e-10 * mixed + 1.5e-10 * self.n_features
             if gradients.positions == "summed":
-                seconds += 1e-9 * rows
+                rows += 1e-9 * self.n_features
+            seconds += 3 * n_neighbours * rows
         if gradients.strain:
             seconds += 8e-10 * n_coefficients * n_neighbours + 12 * features
         return seconds
