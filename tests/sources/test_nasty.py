@@ -103,7 +103,6 @@ def test_cells_that_others_invent_or_turn_over(shared_data, look_at, name, cell,
     assert (found.pbc == pbc).all()
 
 
-@pytest.mark.slow
 def test_every_extended_xyz_file(shared_data, tmp_path):
     """All 37,000 structures are read; only one, which has no atoms, is set aside."""
     n_structures = n_problems = 0

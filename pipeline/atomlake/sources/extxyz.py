@@ -89,7 +89,7 @@ class ExtendedXyz(Reader):
             path, _ = self._decompress()
         batch = _Batch(self.source.labels)
         try:
-            with path.open("rb", buffering=2**20) as stream:
+            with path.open("rb", buffering=2**17) as stream:
                 for row, (offset, nbytes) in enumerate(locations.tolist()):
                     stream.seek(offset)
                     batch.add(row, stream.read(nbytes))
@@ -139,6 +139,8 @@ class ExtendedXyz(Reader):
         except EOFError:
             yield None
         except (OSError, zlib.error, lzma.LZMAError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise self._unreadable(error) from error
             raise SourceError(
                 f"{self.location} cannot be decompressed, and what precedes the damage is not "
                 f"to be trusted either ({error}); restore the file or correct its name"
