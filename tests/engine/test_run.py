@@ -8,9 +8,10 @@ import polars as pl
 import pytest
 from ase import Atoms
 from ase.build import molecule
+from ase.io import write
 
 from atomlake.descriptors import get
-from atomlake.engine.run import RefusedError, preview
+from atomlake.engine.run import RefusedError, preview, run
 from atomlake.errors import LakeError, RecipeError
 from atomlake.structures import Structures
 
@@ -19,6 +20,12 @@ ALL = {"H2O", "H3N", "CH4", "CO2", "Cu4"}
 
 def live(database):
     return database.open().catalogue.structures().collect()
+
+
+def with_path(database, path):
+    """The recipe, with another path under the same name."""
+    source = database.recipe.sources[0].model_copy(update={"path": str(path)})
+    return database.recipe.model_copy(update={"sources": (source,)})
 
 
 def test_a_first_run_computes_every_structure(database):
@@ -101,17 +108,7 @@ def test_a_removed_file_retires_its_structures(database):
     database.run()
     other = database.file.with_name("other.xyz")
     database.file.rename(other)
-    recipe = database.recipe.model_copy(
-        update={
-            "sources": (
-                database.recipe.sources[0].model_copy(
-                    update={"path": str(database.file.with_name("*.xyz"))}
-                ),
-            )
-        }
-    )
-    from atomlake.engine.run import run
-
+    recipe = with_path(database, database.file.with_name("*.xyz"))
     outcome = run(recipe, executor="synchronous")
     assert outcome.totals.n_structures == 0, "a renamed file is not computed again"
     assert set(live(database)["location"]) == {str(other)}
@@ -178,6 +175,37 @@ def test_a_bad_structure_is_set_aside_and_the_rest_goes_on(database, atoms, code
     assert rejected["key"].to_list() == ["2"]
     assert rejected["location"].to_list() == [str(database.file)]
     assert preview(database.recipe).is_empty
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\xff junk", b"not a number\n\nH 0 0 0\n"])
+def test_an_unreadable_file_is_one_record_set_aside_once(database, content):
+    database.run()
+    bad = database.file.with_name("bad.xyz")
+    bad.write_bytes(content)
+    recipe = with_path(database, database.file.with_name("*.xyz"))
+    outcome = run(recipe, executor="synchronous")
+    assert outcome.totals.n_atoms == 0
+    found = live(database).filter(pl.col("location") == str(bad))
+    assert found["status"].to_list() == ["set_aside"] * len(found)
+    assert len(found) <= 1
+    again = run(recipe, executor="synchronous")
+    assert again.totals.n_structures == 0
+    assert live(database).filter(pl.col("location") == str(bad)).equals(found)
+    write(bad, molecule("CH3Cl"), format="extxyz")
+    run(recipe, executor="synchronous")
+    repaired = live(database).filter(pl.col("location") == str(bad))
+    assert repaired["formula"].to_list() == ["CClH3"]
+
+
+def test_a_known_file_that_becomes_unreadable_keeps_its_structures(database):
+    database.run()
+    database.file.write_bytes(b"\x00\xff junk")
+    database.run()
+    assert set(database.features()) == ALL
+    assert database.open().rejected()["code"].to_list() == ["unreadable"]
+    database.save()
+    assert database.run().totals.n_structures == 0
+    assert not len(database.open().rejected())
 
 
 def test_an_unknown_species_is_set_aside_for_the_descriptor_only(database):

@@ -10,8 +10,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 
 from atomlake.descriptors.base import Descriptor
 from atomlake.engine import memory, scan
@@ -23,7 +25,7 @@ from atomlake.errors import RecipeError
 from atomlake.lake import Lake
 from atomlake.recipe import DescriptorEntry, Recipe
 from atomlake.sources.base import Source
-from atomlake.structures import CHEMICAL_SYMBOLS
+from atomlake.structures import CHECKS_VERSION, CHEMICAL_SYMBOLS
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Plan:
         Work for the cluster.
     changes : dict of str to Changes
         What becomes of the structures of each source, by its name.
+    set_aside : list of dict
+        Rows of the catalogue for new records that their index already calls unreadable.
     states : list of LocationState
         Locations to be recorded as reflected once their structures are published.
     vanished : list of (source, location)
@@ -56,6 +60,7 @@ class Plan:
 
     units: list[Unit]
     changes: dict[str, Changes]
+    set_aside: list[dict[str, Any]]
     states: list[LocationState]
     vanished: list[tuple[str, str]]
     descriptors: list[tuple[DescriptorEntry, Descriptor]]
@@ -117,10 +122,11 @@ def make_plan(recipe: Recipe, lake: Lake | None, scratch: Path) -> Plan:
     built = [(entry, _settle(entry, recipe, states)) for entry in recipe.descriptors]
     refusals = list(_too_wide(built, recipe))
     if refusals:
-        return Plan([], {}, [], [], built, Estimate(), 0, 0, notes, refusals)
+        return Plan([], {}, [], [], [], built, Estimate(), 0, 0, notes, refusals)
 
     units: list[Unit] = []
     source_changes: dict[str, Changes] = {}
+    set_aside: list[dict[str, Any]] = []
     vanished: list[tuple[str, str]] = []
     speed = known.speed()
     for source in recipe.sources:
@@ -138,13 +144,18 @@ def make_plan(recipe: Recipe, lake: Lake | None, scratch: Path) -> Plan:
             for entry, descriptor in built
             if entry in recipe.entries_for(source)
         ]
-        units += _ingest_units(source, indexed, change, tasks, recipe, speed)
+        hopeless = list(_set_aside(source, indexed, change))
+        set_aside += hopeless
+        units += _ingest_units(
+            source, indexed, _without(change.new, hopeless), tasks, recipe, speed
+        )
         leaving = {*change.retired, *change.new["replaces"].drop_nulls()}
         units += _feature_units(label, known, leaving, tasks, recipe, speed)
     estimate = sum((unit.estimate for unit in units), Estimate())
     plan = Plan(
         units=units,
         changes=source_changes,
+        set_aside=set_aside,
         states=[
             s
             for label in states
@@ -230,17 +241,46 @@ def _too_large(plan: Plan, recipe: Recipe) -> Iterator[str]:
 # ----- Units
 
 
+def _set_aside(
+    source: Source, indexed: Sequence[LocationState], change: Changes
+) -> Iterator[dict[str, Any]]:
+    """Rows of new records that their index already calls unreadable."""
+    for state in indexed:
+        problems = state.index.set_aside if state.index is not None else {}
+        if problems:
+            records = change.new.filter(
+                pl.col("location") == state.location, pl.col("position").is_in(list(problems))
+            )
+            for record in records.iter_rows(named=True):
+                problem = problems[record["position"]]
+                yield {
+                    "structure_id": record["structure_id"],
+                    "source": source.label,
+                    "location": record["location"],
+                    "key": record["key"],
+                    "record_hash": record["record_hash"],
+                    "check_hash": CHECKS_VERSION,
+                    "status": "set_aside",
+                    "code": problem.code,
+                    "reason": problem.reason,
+                }
+
+
+def _without(new: pl.DataFrame, rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
+    ids = pl.Series([row["structure_id"] for row in rows], dtype=pl.String)
+    return new.filter(~pl.col("structure_id").is_in(ids.implode()))
+
+
 def _ingest_units(
     source: Source,
     indexed: Sequence[LocationState],
-    change: Changes,
+    new: pl.DataFrame,
     tasks: Sequence[Task],
     recipe: Recipe,
     speed: Speed,
 ) -> Iterator[Unit]:
     """Cut the new records of a source into units; a unit may span several locations."""
     by_location = {s.location: s.index for s in indexed if s.index is not None}
-    new = change.new
     if not len(new):
         return
     position = new["position"].to_numpy()

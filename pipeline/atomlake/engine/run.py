@@ -10,6 +10,7 @@ import socket
 import tempfile
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -123,7 +124,7 @@ def run(
         with _recorded(lake, recipe, run_id, totals):
             for _, descriptor in plan.descriptors:
                 parts.write_descriptor(lake.path, descriptor)
-            publisher.publish_removals()
+            publisher.publish_at_once()
             with ExitStack() as stack:
                 for unit, result in _execute(recipe, plan, lake, executor, tell, stack):
                     publisher.take(unit, result)
@@ -217,19 +218,22 @@ class _Publisher:
                 )
             )
             return
-        self.waiting.append(result)
-        self.tell(
-            UnitDone(
-                result.n_structures,
-                result.n_atoms,
-                result.set_aside,
-                result.seconds,
-                result.nbytes,
-                result.peak_nbytes,
-            )
-        )
+        self._accept(result)
         if time.monotonic() - self.published_at >= PUBLISH_INTERVAL:
             self.flush()
+
+    def _accept(self, record: UnitRecord) -> None:
+        self.waiting.append(record)
+        self.tell(
+            UnitDone(
+                record.n_structures,
+                record.n_atoms,
+                record.set_aside,
+                record.seconds,
+                record.nbytes,
+                record.peak_nbytes,
+            )
+        )
 
     def flush(self) -> None:
         """Publish all that waits: the structures, then their features."""
@@ -257,23 +261,27 @@ class _Publisher:
             )
         self.published_at = time.monotonic()
 
-    def publish_removals(self) -> None:
-        """Publish what needs no computing: structures that are gone, and new keys of old ones."""
+    def publish_at_once(self) -> None:
+        """Publish what needs no computing: what is gone, what has a new key, what is unreadable."""
         retired = [i for change in self.plan.changes.values() for i in change.retired]
         moves = pl.concat(
             [pl.DataFrame(schema=dict.fromkeys(("structure_id", "location", "key"), pl.String))]
             + [change.moved for change in self.plan.changes.values()]
         )
-        if not retired and not len(moves):
-            return
-        moved = self.live.join(moves, on="structure_id", suffix="_new").with_columns(
-            location="location_new", key="key_new"
-        )
-        self.lake.catalogue.publish_structures(
-            moved.select(self.live.columns),
-            retire=self._live([*retired, *moves["structure_id"]]),
-            run_id=self.run_id,
-        )
+        if retired or len(moves):
+            moved = self.live.join(moves, on="structure_id", suffix="_new").with_columns(
+                location="location_new", key="key_new"
+            )
+            self.lake.catalogue.publish_structures(
+                moved.select(self.live.columns),
+                retire=self._live([*retired, *moves["structure_id"]]),
+                run_id=self.run_id,
+            )
+        rows = self.plan.set_aside
+        if rows:
+            reasons = Counter(row["code"] for row in rows)
+            self._accept(UnitRecord(rows, set_aside=reasons, n_structures=len(rows)))
+            self.flush()
 
     def publish_sources(self) -> None:
         """Record the locations that the structures table completely reflects."""
