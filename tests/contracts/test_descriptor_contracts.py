@@ -215,19 +215,26 @@ def test_supercell_has_the_same_environments(descriptor, accepted):
         assert_close(features(descriptor, supercell), expected, MOVED)
 
 
-def test_continuous_where_an_atom_crosses_the_cutoff(descriptor, accepted):
+def test_continuous_while_an_atom_leaves_through_the_cutoffs_of_two_others(descriptor, accepted):
+    """Walk towards the largest change, in ever smaller steps: a jump would stay as it is."""
     if descriptor.cutoff == 0 or not descriptor.is_continuous:
         pytest.skip("has no cutoff, or states that it is not continuous there")
-    positions = np.array([[0.0, 0, 0], [1.1, 0.4, 0.3], [0, 0, 0]])
+    fixed = [[0.0, 0, 0], [1.1, 0.4, 0.3]]
     cell, is_periodic = 100 * np.eye(3), "molecule" not in accepted
-
-    def at(distance):
-        positions[2] = distance * np.array([0.36, 0.48, 0.8])
-        return features(descriptor, Structures.single([14, 6, 1], positions, cell, is_periodic))
-
-    # A function that goes to zero at the cutoff with no slope, or a finite one, changes by no
-    # more than about the step.
-    assert_close(at(descriptor.cutoff - 1e-7), at(descriptor.cutoff + 1e-7), 1e-6)
+    near, far = 0.5 * descriptor.cutoff, 1.5 * descriptor.cutoff
+    for _ in range(4):
+        distances = np.linspace(near, far, 101)
+        positions = [[*fixed, r * np.array([0.36, 0.48, 0.8])] for r in distances]
+        values = features(
+            descriptor,
+            Structures.concatenate(
+                [Structures.single([14, 6, 1], p, cell, is_periodic) for p in positions]
+            ),
+        ).reshape(len(distances), -1)
+        changes = np.abs(np.diff(values, axis=0)).max(axis=1)
+        near, far = distances[changes.argmax() :][:2]
+    # The last step is 1e-8 of the cutoff.
+    assert changes.max() <= 1e-6 * np.abs(values).max()
 
 
 def test_average_is_the_mean_over_atoms(descriptor, batch, summed):
