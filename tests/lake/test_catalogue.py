@@ -7,7 +7,9 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from multiprocessing import get_context
 from pathlib import Path
@@ -212,6 +214,8 @@ def test_a_lake_can_be_read_as_it_was_at_a_time(lake: Lake) -> None:
     between = datetime.now(UTC)
     time.sleep(0.01)
     lake.catalogue.publish_structures(rows("b"), run_id="r")
+    for path in (lake.path / "catalogue" / "structures" / "_delta_log").iterdir():
+        os.utime(path, (0, 0))  # as in a copy
     east = between.astimezone(timezone(timedelta(hours=9)))
     for as_of in (between, between.isoformat(), between.replace(tzinfo=None), east):
         assert ids(Lake.open(lake.path, as_of=as_of)) == ["id-a"]
@@ -313,6 +317,20 @@ def test_commits_of_several_processes_are_all_there_once(lake: Lake) -> None:
     assert sorted(found["key"]) == sorted(expected)
     assert found["sequence"].is_unique().all()
     assert len(lake.refresh().catalogue.runs().collect()) == n_writers * n
+
+
+def test_a_lake_may_be_created_by_several_at_once(tmp_path: Path) -> None:
+    for attempt in range(5):
+        path = tmp_path / str(attempt)
+        barrier = threading.Barrier(4)
+
+        def start(i: int, path: Path = path, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            Lake.create(path).catalogue.publish_run({"run_id": str(i)})
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(start, range(4)))
+        assert len(Lake.open(path).catalogue.runs().collect()) == 4
 
 
 COMMIT_FOR_EVER = """

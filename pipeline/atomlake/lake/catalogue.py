@@ -20,7 +20,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -155,18 +155,17 @@ _ATTEMPTS = 1000
 def create_tables(lake: Path | str) -> None:
     """Make the tables that are missing."""
     for name, schema in TABLES.items():
-        with reporting(lake):
-            try:
-                write_deltalake(
-                    layout.resolve(lake, layout.table_path(name)),
-                    pl.DataFrame(schema=schema),
-                    mode="ignore",
-                    name=name,
-                    # Every version stays readable.
-                    configuration={"delta.enableExpiredLogCleanup": "false"},
-                )
-            except CommitFailedError:
-                continue  # another process made it in this moment
+        # The commit fails if another process makes the table in this moment.
+        with reporting(lake), suppress(CommitFailedError):
+            write_deltalake(
+                layout.resolve(lake, layout.table_path(name)),
+                pl.DataFrame(schema=schema),
+                mode="ignore",
+                name=name,
+                # Every version stays readable.
+                configuration={"delta.enableExpiredLogCleanup": "false"},
+                commit_properties=CommitProperties(max_commit_retries=0),
+            )
 
 
 class Catalogue:
@@ -203,32 +202,14 @@ class Catalogue:
         LakeError
             If a table is missing or damaged, or there is no such version.
         """
-        versions: list[int] | None = None
-        if isinstance(as_of, str):
-            if re.fullmatch(r"\d+(\.\d+)*", as_of):
-                versions = [int(v) for v in as_of.split(".")]
-                if len(versions) != len(TABLES):
-                    raise LakeError(
-                        f"{as_of!r} is no version of a lake: it has {len(TABLES)} numbers, as in "
-                        f"{'.'.join('0' * len(TABLES))}"
-                    )
-            else:
-                try:
-                    as_of = datetime.fromisoformat(as_of)
-                except ValueError:
-                    raise LakeError(
-                        f"as_of={as_of!r} is neither a version such as 7.3.9.4.2 nor a time such "
-                        "as 2026-01-31T12:00"
-                    ) from None
+        versions = None if as_of is None else _versions_at(lake, as_of)
         tables = {}
-        for i, name in enumerate(TABLES):
+        for name in TABLES:
             with reporting(lake):
                 path = layout.resolve(lake, layout.table_path(name))
-                tables[name] = DeltaTable(path, version=None if versions is None else versions[i])
-                if isinstance(as_of, datetime):
-                    tables[name].load_as_version(
-                        as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)
-                    )
+                tables[name] = DeltaTable(
+                    path, version=None if versions is None else versions[name]
+                )
                 if tables[name].protocol().min_reader_version > 1:
                     raise LakeError(
                         f"the table {name} of {lake} was rewritten by other software with features "
@@ -400,6 +381,36 @@ class Catalogue:
             if name not in self._appenders:
                 self._appenders[name] = _Appender(name, self._table(name))
             return self._appenders[name].append(rows, check)
+
+
+def _versions_at(lake: Path | str, as_of: str | datetime) -> dict[str, int]:
+    """Return the version of each table that a version of the lake, or a time, stands for."""
+    if isinstance(as_of, str) and re.fullmatch(r"\d+(\.\d+)*", as_of):
+        numbers = [int(number) for number in as_of.split(".")]
+        if len(numbers) != len(TABLES):
+            raise LakeError(
+                f"{as_of!r} is no version of a lake: it has {len(TABLES)} numbers, as in "
+                f"{'.'.join('0' * len(TABLES))}"
+            )
+        return dict(zip(TABLES, numbers, strict=True))
+    if isinstance(as_of, str):
+        try:
+            as_of = datetime.fromisoformat(as_of)
+        except ValueError:
+            raise LakeError(
+                f"as_of={as_of!r} is neither a version such as 7.3.9.4.2 nor a time such as "
+                "2026-01-31T12:00"
+            ) from None
+    time_ms = 1000 * (as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)).timestamp()
+    versions = {}
+    for name in TABLES:
+        with reporting(lake):
+            history = DeltaTable(layout.resolve(lake, layout.table_path(name))).history()
+        # Times that commits carry inside: those of the files change when a lake is copied.
+        versions[name] = max(
+            (c["version"] for c in history if c["timestamp"] <= time_ms), default=0
+        )
+    return versions
 
 
 # ----- Appending

@@ -48,6 +48,7 @@ PLAIN_CHUNKS = Chunking(2**18, 8, 2**16)
 #: Raw bytes of a shard: few files, and a piece of work for those who read with dask.
 SHARD_NBYTES = 2**26
 
+_BLOCK_NBYTES = 2**24
 _BLOSC = Blosc(cname="lz4", clevel=5, shuffle=Blosc.SHUFFLE)
 
 
@@ -102,6 +103,25 @@ def read(array: zarr.Array[Any], selection: Any) -> Array:
         if isinstance(selection, tuple) and any(isinstance(s, np.ndarray) for s in selection):
             return np.asarray(array.oindex[selection])
         return np.asarray(array[selection])
+
+
+def file_problem(root: Path, file: StoredFile) -> tuple[str, str] | None:
+    """Compare a file with what was written: code and message of what is wrong, or None."""
+    size = checksum = 0
+    try:
+        with (root / file.name).open("rb") as stream:
+            while block := stream.read(_BLOCK_NBYTES):
+                size += len(block)
+                checksum = zlib.crc32(block, checksum)
+    except FileNotFoundError:
+        return "missing_file", "the file is gone"
+    except OSError as error:
+        return "unreadable", f"the file cannot be read: {error}"
+    if size != file.nbytes:
+        return "wrong_size", f"the file must have {file.nbytes} bytes and has {size}"
+    if checksum != file.crc32:
+        return "wrong_checksum", "the file's bytes are not those that were written"
+    return None
 
 
 def _document(root: Path) -> Any:

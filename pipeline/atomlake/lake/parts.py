@@ -5,6 +5,7 @@ What a task writes means nothing until the record that it returns is published.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import uuid
@@ -27,9 +28,11 @@ from atomlake.lake.groups import (
     GroupWriter,
     StoredFile,
     array_dims,
+    file_problem,
     group_attributes,
     open_array,
     read,
+    reading,
     writing,
 )
 from atomlake.neighbours import Neighbours
@@ -38,6 +41,10 @@ from atomlake.variables import PAIR_VARIABLES, STRUCTURE_VARIABLES, Variable, fe
 
 _PLAIN = ("numbers", "positions", "cells", "pbc", "structure_offsets")
 _LABEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+#: Size and checksum of each file of a descriptor's group, which the catalogue does not list.
+_FILES = "files.json"
 
 
 class Label(NamedTuple):
@@ -404,7 +411,8 @@ def write_descriptor(lake: Path | str, descriptor: Descriptor) -> None:
                 Variable(dims, "", label.attrs.get("units", ""), label.attrs.get("long_name", "")),
                 label.values,
             )
-        group.close()
+        files = [file._asdict() for file in group.close()]
+        (temporary / _FILES).write_text(json.dumps(files, indent=2))
         try:
             temporary.rename(root)
         except OSError:
@@ -422,6 +430,14 @@ def read_descriptor(lake: Path | str, descriptor_id: str) -> xr.Dataset:
         If they are not there or damaged.
     """
     root = layout.resolve(lake, layout.descriptor_path(descriptor_id))
+    with reading(str(root)):
+        files = [StoredFile(**entry) for entry in json.loads((root / _FILES).read_bytes())]
+    for file in files:
+        if problem := file_problem(root, file):
+            raise LakeError(
+                f"{root / file.name}: {problem[1]}; delete {root} and run the recipe again, which "
+                "writes it anew"
+            )
     labels = {}
     for name, dims in array_dims(root).items():
         array = open_array(root, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,8 +16,6 @@ from atomlake.lake.catalogue import reporting
 from atomlake.lake.garbage import unpublished
 from atomlake.lake.lake import Lake
 from atomlake.lake.parts import read_descriptor, read_structures
-
-_BLOCK_NBYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -182,8 +179,12 @@ class _Group:
         except LakeError as error:
             self.report.problems.append(Problem("path_leaves_lake", "catalogue", str(error)))
             return
-        for file in self.row["files"]:
-            self._check_file(**file)
+        for entry in self.row["files"]:
+            file = groups.StoredFile(**entry)
+            self.report.n_files += 1
+            self.report.nbytes += file.nbytes
+            if problem := groups.file_problem(self.root, file):
+                self.problem(*problem, file.name)
         if len(self.report.problems) > n_problems:
             return
         try:
@@ -221,27 +222,6 @@ class _Group:
         step = (array.shards or array.chunks)[0]
         for start in range(0, array.shape[0], step):
             yield groups.read(array, slice(start, start + step))
-
-    def _check_file(self, name: str, nbytes: int, crc32: int) -> None:
-        self.report.n_files += 1
-        checksum = 0
-        size = 0
-        try:
-            with open(self.root / name, "rb") as file:
-                while block := file.read(_BLOCK_NBYTES):
-                    size += len(block)
-                    checksum = zlib.crc32(block, checksum)
-        except FileNotFoundError:
-            self.problem("missing_file", "the file is gone", name)
-            return
-        except OSError as error:
-            self.problem("unreadable", f"the file cannot be read: {error}", name)
-            return
-        self.report.nbytes += size
-        if size != nbytes:
-            self.problem("wrong_size", f"the file must have {nbytes} bytes and has {size}", name)
-        elif checksum != crc32:
-            self.problem("wrong_checksum", "the file's bytes are not those that were written", name)
 
 
 def _check_structures(group: _Group, rows: pl.DataFrame) -> None:
