@@ -90,14 +90,14 @@ class Neighbours:
         if cutoff == self.cutoff:
             return self
         counts = np.empty(len(self.pair_offsets) - 1, dtype=np.int64)
-        kernels.count_within(self.distances, self.pair_offsets, cutoff, counts)
-        result = Neighbours.empty(cutoff, counts)
+        kernels.count_within(self.distances, self.pair_offsets, float(cutoff), counts)
+        result = Neighbours.empty(float(cutoff), counts)
         kernels.list_within(
             self.neighbour_index,
             self.cell_shift,
             self.vectors,
             self.distances,
-            cutoff,
+            float(cutoff),
             result.neighbour_index,
             result.cell_shift,
             result.vectors,
@@ -134,25 +134,34 @@ def find_neighbours(
     """
     if not 0 <= cutoff < math.inf:
         raise ValueError(f"a cutoff must be a finite distance in Å, not {cutoff}")
-    n_atoms, n_structures = structures.n_atoms, structures.n_structures
-    batch = (structures.pbc, structures.structure_offsets)
+    cutoff = float(cutoff)
+    n_structures = structures.n_structures
+    pbc, offsets = _plain(structures.pbc), _plain(structures.structure_offsets)
     reach = max(cutoff, COINCIDENT_DISTANCE)
-    limits = (_least_square(reach), _least_square(COINCIDENT_DISTANCE))
-    placed = kernels.empty_placed(n_atoms, n_structures)
+    limits = _least_square(reach), _least_square(COINCIDENT_DISTANCE)
+    placed = kernels.empty_placed(structures.n_atoms, n_structures)
     states = np.empty(n_structures, dtype=np.int8)
     kernels.place_structures(
-        structures.positions, structures.cells, *batch, reach, max_neighbours, placed, states
+        _plain(structures.positions),
+        _plain(structures.cells),
+        pbc,
+        offsets,
+        reach,
+        max_neighbours,
+        placed,
+        states,
     )
     images = kernels.empty_images(placed, states)
     witnesses = np.empty((n_structures, 5), dtype=np.int64)
-    counts = np.empty(n_atoms, dtype=np.int64)
+    counts = np.empty(structures.n_atoms, dtype=np.int64)
     kernels.count_neighbours(
-        placed, *batch, *limits, max_neighbours, images, states, witnesses, counts
+        placed, pbc, offsets, *limits, max_neighbours, images, states, witnesses, counts
     )
     neighbours = Neighbours.empty(cutoff, counts)
     kernels.list_neighbours(
         placed,
-        *batch,
+        pbc,
+        offsets,
         *limits,
         images,
         states,
@@ -171,11 +180,16 @@ def find_neighbours(
             set_aside[s] = _too_many(found, max_neighbours)
         else:
             found = (
-                f"about {placed.n_images[s]:.2g} periodic images of the atoms lie within "
-                f"{cutoff:g} Å of the cell's {structures.n_atoms_per_structure[s]} atoms"
+                f"about {placed.n_images[s]:.2g} atoms, periodic images included, are within "
+                f"{cutoff:g} Å of the box of its {structures.n_atoms_per_structure[s]} atoms"
             )
             set_aside[s] = _too_many(found, max_neighbours)
     return neighbours, set_aside
+
+
+def _plain[Type: np.generic](array: NDArray[Type]) -> NDArray[Type]:
+    """Return the array, or a copy if kernels would be compiled anew for its layout or flags."""
+    return np.require(array, requirements=("C", "W"))
 
 
 def _least_square(distance: float) -> float:

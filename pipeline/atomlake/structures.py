@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +92,7 @@ class Structures:
         rows = np.asarray(rows, dtype=np.int64)
         counts = self.n_atoms_per_structure[rows]
         offsets = _offsets(counts)
-        atoms = np.repeat(self.structure_offsets[rows] - offsets[:-1], counts) + np.arange(
+        atoms = np.repeat(self.structure_offsets[:-1][rows] - offsets[:-1], counts) + np.arange(
             offsets[-1]
         )
         return Structures(
@@ -155,7 +155,7 @@ class Structures:
         structure_labels: Mapping[str, Any] | None = None,
         atom_labels: Mapping[str, Any] | None = None,
     ) -> Structures:
-        """Return a batch of one structure.
+        """Return a batch of one structure, which shares no memory with the arguments.
 
         Parameters
         ----------
@@ -170,22 +170,19 @@ class Structures:
         structure_labels, atom_labels : mapping, optional
             Labels without the leading structure axis, and per atom.
         """
-        z = np.asarray(numbers, dtype=np.int32).reshape(-1)
+        z = np.array(numbers, dtype=np.int32).reshape(-1)
         return cls(
             numbers=z,
-            positions=np.ascontiguousarray(positions, dtype=np.float64).reshape(len(z), 3),
+            positions=np.array(positions, dtype=np.float64, order="C").reshape(len(z), 3),
             cells=np.zeros((1, 3, 3))
             if cell is None
             else np.array(cell, dtype=np.float64).reshape(1, 3, 3),
             pbc=np.broadcast_to(np.asarray(pbc, dtype=bool), (3,)).reshape(1, 3).copy(),
             structure_offsets=np.array([0, len(z)], dtype=np.int64),
             structure_labels={
-                k: np.asarray(v, dtype=np.float64)[None]
-                for k, v in (structure_labels or {}).items()
+                k: np.array(v, dtype=np.float64)[None] for k, v in (structure_labels or {}).items()
             },
-            atom_labels={
-                k: np.asarray(v, dtype=np.float64) for k, v in (atom_labels or {}).items()
-            },
+            atom_labels={k: np.array(v, dtype=np.float64) for k, v in (atom_labels or {}).items()},
         )
 
     @classmethod
@@ -198,9 +195,10 @@ class Structures:
         )
 
     def to_ase(self) -> list[ase.Atoms]:
-        """Return every structure as :class:`ase.Atoms`, with forces and energy attached."""
+        """Return every structure as :class:`ase.Atoms`, with energy, forces and stress attached."""
         from ase import Atoms
         from ase.calculators.singlepoint import SinglePointCalculator
+        from ase.stress import full_3x3_to_voigt_6_stress
 
         result = []
         for s, (first, last) in enumerate(
@@ -217,6 +215,8 @@ class Structures:
                 **{k: v[first:last] for k, v in self.atom_labels.items() if k in LABELS},
             }
             known = {k: v for k, v in known.items() if not np.isnan(v).any()}
+            if "stress" in known:
+                known["stress"] = full_3x3_to_voigt_6_stress(known["stress"])
             if known:
                 atoms.calc = SinglePointCalculator(atoms, **known)
             result.append(atoms)
@@ -252,11 +252,13 @@ class Structures:
             for name in names[0]:
                 value = self.structure_labels[name][s]
                 if not np.isnan(value).all():
-                    digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
+                    digest.update(
+                        f"structure {name}".encode() + np.ascontiguousarray(value).tobytes()
+                    )
             for name in names[1]:
                 value = self.atom_labels[name][first:last]
                 if not np.isnan(value).all():
-                    digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
+                    digest.update(f"atom {name}".encode() + np.ascontiguousarray(value).tobytes())
             result.append(digest.digest())
         return result
 
@@ -291,6 +293,8 @@ CHECKS_VERSION = "1"
 COINCIDENT_DISTANCE = 0.01
 #: A periodic cell whose lattice planes are closer than this (Å) holds no atom of any size.
 MIN_PLANE_SPACING = 0.1
+#: Coordinates beyond this (Å) leave too few digits for distances between atoms.
+MAX_COORDINATE = 1e7
 
 
 def check(structures: Structures) -> list[SetAside | None]:
@@ -300,71 +304,128 @@ def check(structures: Structures) -> list[SetAside | None]:
     species, and a cell that spans space along every periodic direction. A left-handed
     cell is fine.
     """
-    return [_check_one(structures, s) for s in range(structures.n_structures)]
+    result: list[SetAside | None] = [None] * structures.n_structures
+    first_atoms, structure_index = structures.structure_offsets[:-1], structures.structure_index
+    numbers, positions, cells = structures.numbers, structures.positions, structures.cells
 
+    def refuse(is_bad: NDArray[np.bool_], code: str, reason: Callable[[int], str]) -> None:
+        for s in np.flatnonzero(is_bad).tolist():
+            if result[s] is None:
+                result[s] = SetAside(code, reason(s))
 
-def _check_one(structures: Structures, s: int) -> SetAside | None:
-    first, last = structures.structure_offsets[s], structures.structure_offsets[s + 1]
-    if last == first:
-        return SetAside("empty", "the structure has no atoms")
-    numbers = structures.numbers[first:last]
-    if ((numbers < 0) | (numbers >= len(CHEMICAL_SYMBOLS))).any():
-        return SetAside("unknown_species", f"atomic number {numbers.min()}..{numbers.max()}")
-    positions = structures.positions[first:last]
-    bad = ~np.isfinite(positions).all(axis=1)
-    if bad.any():
-        return SetAside(
-            "non_finite_position",
-            f"positions must be finite, but {int(bad.sum())} of {last - first} atoms are not; "
-            f"the first is atom {int(np.argmax(bad))}: {positions[np.argmax(bad)].tolist()}",
+    def refuse_atoms(
+        is_bad: NDArray[np.bool_], code: str, reason: Callable[[int, int], str]
+    ) -> None:
+        atoms = np.flatnonzero(is_bad)
+        n_bad = np.bincount(structure_index[atoms], minlength=structures.n_structures)
+        first_bad = dict(
+            zip(structure_index[atoms[::-1]].tolist(), atoms[::-1].tolist(), strict=True)
         )
-    cell, pbc = structures.cells[s], structures.pbc[s]
-    if not np.isfinite(cell).all():
-        return SetAside("non_finite_cell", f"cell vectors must be finite: {cell.tolist()}")
-    if np.abs(positions).max() > 1e7:
-        return SetAside("position_out_of_range", "an atom is more than 1e7 Å from the origin")
-    if pbc.any():
-        spacing = plane_spacings(cell, pbc)
-        if (spacing[pbc] < MIN_PLANE_SPACING).any():
-            return SetAside(
-                "degenerate_cell",
-                "a periodic cell must have lattice planes at least "
-                f"{MIN_PLANE_SPACING} Å apart, but along the periodic directions they are "
-                f"{[float(f'{d:.3g}') for d in spacing[pbc]]} Å apart; "
-                "set pbc to false or give the cell",
+
+        def of_structure(s: int) -> str:
+            n_atoms = structures.n_atoms_per_structure[s]
+            return (
+                f"{reason(first_bad[s], first_bad[s] - int(first_atoms[s]))}"
+                f" ({n_bad[s]} of {n_atoms} atoms)"
             )
-    return None
+
+        refuse(n_bad > 0, code, of_structure)
+
+    refuse(structures.n_atoms_per_structure == 0, "empty", lambda s: "the structure has no atoms")
+    refuse_atoms(
+        (numbers < 0) | (numbers >= len(CHEMICAL_SYMBOLS)),
+        "unknown_species",
+        lambda atom, i: (
+            f"atomic numbers must be 0 to {len(CHEMICAL_SYMBOLS) - 1}, but that of "
+            f"atom {i} is {numbers[atom]}"
+        ),
+    )
+    refuse_atoms(
+        ~np.isfinite(positions).all(axis=1),
+        "non_finite_position",
+        lambda atom, i: (
+            f"positions must be finite, but that of atom {i} is {positions[atom].tolist()}"
+        ),
+    )
+    refuse(
+        ~np.isfinite(cells).all(axis=(1, 2)),
+        "non_finite_cell",
+        lambda s: f"cell vectors must be finite, but they are {cells[s].tolist()}",
+    )
+    refuse_atoms(
+        np.abs(positions).max(axis=1, initial=0) > MAX_COORDINATE,
+        "position_out_of_range",
+        lambda atom, i: (
+            f"atoms must be within {MAX_COORDINATE:g} Å of the origin, but atom {i} is "
+            f"at {positions[atom].tolist()}; check the unit of length"
+        ),
+    )
+    spacings = plane_spacings(cells, structures.pbc)
+    refuse(
+        (structures.pbc & ~(spacings >= MIN_PLANE_SPACING)).any(axis=1),
+        "degenerate_cell",
+        lambda s: (
+            "a periodic cell must have lattice planes at least "
+            f"{MIN_PLANE_SPACING} Å apart, but along the periodic directions they are "
+            f"{[float(f'{d:.3g}') for d in spacings[s][structures.pbc[s]]]} Å apart; "
+            "set pbc to false or give the cell"
+        ),
+    )
+    return result
 
 
-def completed_cell(cell: Floats, pbc: NDArray[np.bool_]) -> Floats:
+def completed_cells(cells: Floats, pbc: NDArray[np.bool_]) -> Floats:
     """Replace the vectors of non-periodic directions by unit vectors normal to the rest.
 
     The result spans space whenever the periodic vectors are linearly independent, and
     its fractional coordinates along periodic directions do not depend on what the cell
     held along the others.
+
+    Parameters
+    ----------
+    cells : float64 array, shape (n_structures, 3, 3)
+    pbc : bool array, shape (n_structures, 3)
     """
-    result = np.array(cell, dtype=np.float64)
-    periodic = [a for a in range(3) if pbc[a]]
-    free = [a for a in range(3) if not pbc[a]]
-    if len(free) == 3:
-        return np.eye(3)
-    if len(free) == 0:
-        return result
-    _, _, normal = np.linalg.svd(result[periodic])
-    for row, a in enumerate(free):
-        result[a] = normal[len(periodic) + row]
+    result = np.array(cells, dtype=np.float64)
+    result[~pbc.any(axis=1)] = np.eye(3)
+    for a in range(3):
+        b, c = (a + 1) % 3, (a + 2) % 3
+        is_wire = pbc[:, a] & ~pbc[:, b] & ~pbc[:, c]
+        along = result[is_wire, a]
+        apart = np.eye(3)[np.argmin(np.abs(along), axis=1)]
+        result[is_wire, b] = _unit_vectors(np.cross(apart, along))
+        result[is_wire, c] = _unit_vectors(np.cross(along, result[is_wire, b]))
+        is_slab = ~pbc[:, a] & pbc[:, b] & pbc[:, c]
+        result[is_slab, a] = _unit_vectors(np.cross(result[is_slab, b], result[is_slab, c]))
     return result
 
 
-def plane_spacings(cell: Floats, pbc: NDArray[np.bool_]) -> Floats:
-    """Distance between lattice planes along each direction, in Å; 0 for a degenerate cell."""
-    full = completed_cell(cell, pbc)
+def plane_spacings(cells: Floats, pbc: NDArray[np.bool_]) -> Floats:
+    """Distance between lattice planes along each direction, in Å; 0 if the cell is degenerate.
+
+    Parameters
+    ----------
+    cells : float64 array, shape (n_structures, 3, 3)
+    pbc : bool array, shape (n_structures, 3)
+
+    Returns
+    -------
+    float64 array, shape (n_structures, 3)
+    """
+    full = completed_cells(cells, pbc)
     with np.errstate(all="ignore"):
-        volume = abs(np.linalg.det(full))
-        areas = np.array(
-            [np.linalg.norm(np.cross(full[(a + 1) % 3], full[(a + 2) % 3])) for a in range(3)]
-        )
-    return np.where(areas > 0, volume / np.where(areas > 0, areas, 1.0), 0.0)
+        areas = [
+            np.linalg.norm(np.cross(full[:, (a + 1) % 3], full[:, (a + 2) % 3]), axis=1)
+            for a in range(3)
+        ]
+        spacings: Floats = np.abs(np.linalg.det(full))[:, None] / np.stack(areas, axis=1)
+    return np.nan_to_num(spacings, nan=0.0)
+
+
+def _unit_vectors(vectors: Floats) -> Floats:
+    with np.errstate(all="ignore"):
+        units: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return units
 
 
 def _offsets(counts: Any) -> Integers:
