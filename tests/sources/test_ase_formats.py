@@ -179,7 +179,9 @@ B1 Au 0.5 0.5 0.5 {first}
     ("first", "second", "codes"),
     [
         (1.0, "", {}),
+        ("?", "", {}),
         (0.8, "", {0: "partial_occupancy"}),
+        ("x", "", {0: "partial_occupancy"}),
         (0.6, "B2 Ag 0.5 0.5 0.5 0.4", {0: "partial_occupancy"}),
     ],
 )

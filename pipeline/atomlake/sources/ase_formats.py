@@ -226,9 +226,17 @@ def _refuse_partial_occupancy(atoms: ase.Atoms) -> None:
     if not isinstance(sites, dict):
         return
     for species in sites.values():
-        if len(species) > 1 or sum(species.values()) < 0.999:
+        if len(species) > 1 or not all(map(_is_full, species.values())):
             raise Unreadable(
                 "partial_occupancy",
                 f"expected one species per site at full occupancy, found {species}; "
                 "give an ordered structure",
             )
+
+
+def _is_full(occupancy: float | str) -> bool:
+    """Whether a site is occupied for certain; CIF takes it to be where nothing is said."""
+    try:
+        return occupancy in ("?", ".") or float(occupancy) > 0.999
+    except ValueError:
+        return False
