@@ -17,6 +17,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from finite_differences import transformed, with_geometry
 from pydantic import ValidationError
+from scipy.special import sph_harm_y
 
 from atomlake import descriptors
 from atomlake.descriptors.base import SYMMETRIES, Gradients, Rows, empty_rows
@@ -107,12 +108,6 @@ def features(descriptor, structures):
     return descriptor.compute(structures).features.values
 
 
-def lengths(descriptor, structures):
-    """Features; where they have components, the length of the vector of components."""
-    values = features(descriptor, structures)
-    return values if descriptor.n_components == 1 else np.linalg.norm(values, axis=1)
-
-
 def assert_close(actual, expected, tolerance):
     """Compare relative to the largest number in either."""
     assert actual.shape == expected.shape
@@ -154,11 +149,36 @@ def test_translation(descriptor, batch):
 
 @pytest.mark.parametrize("symmetry", ["rotation", "reflection"])
 def test_rotation_and_reflection(descriptor, batch, rng, symmetry):
+    """Components turn like harmonics; a reflection changes the sign of pseudotensors beside."""
     needs(descriptor, symmetry)
     matrix, _ = np.linalg.qr(rng.normal(size=(3, 3)))
     matrix *= np.linalg.det(matrix) * (1 if symmetry == "rotation" else -1)
-    moved = transformed(batch, matrix)
-    assert_close(lengths(descriptor, moved), lengths(descriptor, batch), MOVED)
+    expected = features(descriptor, batch)
+    if descriptor.n_components > 1:
+        expected = np.einsum("ab,rbf->raf", representation(descriptor, matrix), expected)
+    labels = descriptor.labels()
+    if symmetry == "reflection" and "parity" in labels:
+        expected = expected * labels.parity.values
+    assert_close(features(descriptor, transformed(batch, matrix)), expected, MOVED)
+
+
+def representation(descriptor, matrix):
+    """What a rotation or reflection of space does to the harmonics of the components' degree."""
+    degree = (descriptor.n_components - 1) // 2
+    points = np.random.default_rng(0).normal(size=(50, 3))
+    before, after = real_harmonics(degree, points), real_harmonics(degree, points @ matrix.T)
+    transposed, *_ = np.linalg.lstsq(before, after)
+    return transposed.T
+
+
+def real_harmonics(degree, points):
+    """Harmonics with sines first, without Condon–Shortley phase, shape (n_points, 2 l + 1)."""
+    x, y, z = (points / np.linalg.norm(points, axis=1, keepdims=True)).T
+    m = np.arange(-degree, degree + 1)
+    polar, azimuth = np.arccos(z)[:, None], np.arctan2(y, x)[:, None]
+    values = (-1.0) ** m * sph_harm_y(degree, np.abs(m), polar, azimuth)
+    factor = np.where(m == 0, 1, np.sqrt(2))
+    return factor * np.where(m < 0, values.imag, values.real)
 
 
 def test_permutation_of_atoms(descriptor, accepted, rng):

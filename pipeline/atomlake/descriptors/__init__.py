@@ -11,10 +11,13 @@ if TYPE_CHECKING:
     from atomlake.descriptors.base import Descriptor
 
 _REGISTRY: dict[str, str] = {
+    "ace": "atomlake.descriptors.ace:Ace",
     "amp_bispectrum": "atomlake.descriptors.so4_bispectrum:AmpBispectrum",
+    "bispectrum": "atomlake.descriptors.bispectrum:Bispectrum",
     "chebyshev": "atomlake.descriptors.chebyshev:Chebyshev",
     "coulomb_matrix": "atomlake.descriptors.matrices:CoulombMatrix",
     "ewald_matrix": "atomlake.descriptors.matrices:EwaldMatrix",
+    "lambda_soap": "atomlake.descriptors.lambda_soap:LambdaSoap",
     "lmbtr": "atomlake.descriptors.mbtr:Lmbtr",
     "mbtr": "atomlake.descriptors.mbtr:Mbtr",
     "sine_matrix": "atomlake.descriptors.matrices:SineMatrix",

@@ -259,8 +259,9 @@ class Descriptor(BaseModel, ABC):
         """What may be done to a structure without changing its features.
 
         Of ``translation``, ``rotation``, ``reflection``, ``permutation`` (of the atoms), and
-        ``cell`` (another cell of the same lattice). Where there are several components, rotation
-        and reflection preserve the length of a feature's vector of components.
+        ``cell`` (another cell of the same lattice). Where there are several components, they
+        rotate like the real harmonics of that many components, and a reflection does to them
+        what it does to these; a label ``parity`` of -1 says that it changes the sign beside.
         """
         return SYMMETRIES
 

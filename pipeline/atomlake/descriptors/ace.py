@@ -1,0 +1,100 @@
+"""Atomic cluster expansion: invariant products of up to four expansion coefficients."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from atomlake.descriptors.base import Citation
+from atomlake.descriptors.correlations import DensityCorrelation, Order
+from atomlake.descriptors.cutoffs import Cutoff
+from atomlake.kernels.correlations import MAX_FACTORS
+
+
+class Ace(DensityCorrelation):
+    """Products of one to four expansion coefficients, coupled to invariants.
+
+    Order ν takes the first ``n_limits[ν - 1]`` radial functions and degrees up to
+    ``l_limits[ν - 1]``, so that body order 5 stays affordable. Four factors are coupled in
+    pairs: the first two to degree L (the label ``intermediate``), and with the third to the
+    degree of the fourth. Where factors are equal only couplings that are independent are
+    kept. Sums run over all neighbours for each factor alone, so products of a neighbour with
+    itself are part of the basis.
+    """
+
+    kind: ClassVar[str] = "ace"
+    title: ClassVar[str] = "Atomic cluster expansion"
+    citations: ClassVar[tuple[Citation, ...]] = (
+        Citation("Drautz, Phys. Rev. B 99, 014104 (2019)", "10.1103/PhysRevB.99.014104"),
+        Citation("Dusson et al., J. Comput. Phys. 454, 110946 (2022)", "10.1016/j.jcp.2022.110946"),
+    )
+    body_order: ClassVar[str] = "2 to 5"
+    counts_orderings: ClassVar[bool] = False
+
+    n_max: int = Field(default=6, ge=1, le=32, description="Number of radial functions.")
+    l_max: int = Field(default=4, ge=0, le=20, description="Largest degree of the harmonics.")
+    centre_weight: float = Field(
+        default=0.0, ge=0, description="Weight of the centre's own density."
+    )
+    n_limits: tuple[int, ...] = Field(
+        default=(6, 4, 2, 1),
+        min_length=1,
+        max_length=MAX_FACTORS,
+        description="Number of radial functions in products of one, two, three and four factors; "
+        "as many orders as there are numbers.",
+    )
+    l_limits: tuple[int, ...] = Field(
+        default=(0, 4, 3, 2),
+        min_length=1,
+        max_length=MAX_FACTORS,
+        description="Largest degree in products of one, two, three and four factors.",
+    )
+
+    @model_validator(mode="after")
+    def _within_the_expansion(self) -> Self:
+        if len(self.n_limits) != len(self.l_limits):
+            raise ValueError(
+                f"n_limits has {len(self.n_limits)} orders and l_limits {len(self.l_limits)}; "
+                "give one number for each order in both"
+            )
+        if min(self.n_limits) < 1 or max(self.n_limits) > self.n_max:
+            raise ValueError(
+                f"n_limits must be between 1 and n_max = {self.n_max}, not {self.n_limits}; "
+                "raise n_max or lower them"
+            )
+        if min(self.l_limits) < 0 or max(self.l_limits) > self.l_max:
+            raise ValueError(
+                f"l_limits must be between 0 and l_max = {self.l_max}, not {self.l_limits}; "
+                "raise l_max or lower them"
+            )
+        return self
+
+    @classmethod
+    def examples(cls, species: tuple[str, ...]) -> list[Self]:
+        """Return small descriptors of these species that between them use every option."""
+        small: dict[str, Any] = {"species": species, "cutoff": 4.0, "n_max": 2, "l_max": 2}
+        return [
+            cls(**small, n_limits=(2, 2, 1, 1), l_limits=(0, 2, 2, 1)),
+            cls(
+                **small,
+                parity="both",
+                n_limits=(2, 1, 1),
+                l_limits=(0, 1, 2),
+                dtype="float32",
+                average="outer",
+                cutoff_function=Cutoff(function="poly2"),
+                centre_weight=1.0,
+            ),
+        ]
+
+    @property
+    def degree(self) -> int:
+        """Invariants have degree 0."""
+        return 0
+
+    @property
+    def orders(self) -> tuple[Order, ...]:
+        """One for each of the limits."""
+        limits = zip(self.n_limits, self.l_limits, strict=True)
+        return tuple(Order(v + 1, n_max, l_max) for v, (n_max, l_max) in enumerate(limits))

@@ -1,0 +1,353 @@
+"""What correlations of the neighbour density share: which products there are, and how they couple.
+
+A correlation of order ν is a product of ν expansion coefficients, coupled to a degree λ:
+an invariant where λ is 0, else a vector of 2 λ + 1 components that rotates like the
+harmonics of degree λ (Willatt, Musil & Ceriotti, J. Chem. Phys. 150, 154110 (2019)). A product is
+a multiset of factors, each a degree, a species and a radial function, kept in this
+order; of its couplings those are kept that are independent (see
+:mod:`atomlake.descriptors.couplings`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import combinations, combinations_with_replacement, groupby, product
+from math import comb, factorial, prod
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from atomlake.descriptors.base import Gradients, Rows
+from atomlake.descriptors.couplings import Tree, n_trees, rotation_generators, trees
+from atomlake.descriptors.density import (
+    DensityDescriptor,
+    batch_pairs,
+    expansion_parameters,
+    room,
+)
+from atomlake.kernels.correlations import MAX_FACTORS, Couplings, correlations, empty_room
+from atomlake.neighbours import Neighbours
+from atomlake.structures import Structures
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+class Order(NamedTuple):
+    """Limits of the products of one order.
+
+    Attributes
+    ----------
+    n_factors : int
+        ν.
+    n_max : int
+        The first so many radial functions take part.
+    l_max : int
+        Largest degree that takes part.
+    """
+
+    n_factors: int
+    n_max: int
+    l_max: int
+
+
+class Products(NamedTuple):
+    """All products of the same degrees with the same factors equal.
+
+    Attributes
+    ----------
+    order : Order
+        Limits.
+    degrees : tuple of int
+        ``l_1 <= … <= l_ν``.
+    groups : tuple of int
+        Runs of equal factors, by their lengths.
+    n_products : int
+        Number of products; each has :func:`~atomlake.descriptors.couplings.n_trees` features.
+    """
+
+    order: Order
+    degrees: tuple[int, ...]
+    groups: tuple[int, ...]
+    n_products: int
+
+
+class DensityCorrelation(DensityDescriptor):
+    """Coupled products of expansion coefficients."""
+
+    #: Whether features carry the root of the number of equal products they stand for.
+    counts_orderings: ClassVar[bool] = True
+
+    parity: Literal["proper", "pseudo", "both"] = Field(
+        default="proper",
+        description="What a reflection does: nothing that it does not do to the harmonics "
+        "(proper), or that and a change of sign (pseudo).",
+    )
+
+    @model_validator(mode="after")
+    def _has_features(self) -> Self:
+        if self.n_features == 0:
+            raise ValueError(
+                f"there is no {self.parity} product of these degrees and radial functions that "
+                "can be coupled; raise l_max or n_max, or keep the other parity"
+            )
+        return self
+
+    @property
+    def orders(self) -> tuple[Order, ...]:
+        """Orders of the products, ascending."""
+        raise NotImplementedError
+
+    if TYPE_CHECKING:
+        # A field of λ-SOAP, a property of invariants; see Descriptor.cutoff.
+        @property
+        def degree(self) -> int:
+            """λ, the degree that products are coupled to."""
+
+    @property
+    def n_components(self) -> int:
+        """2 λ + 1."""
+        return 2 * self.degree + 1
+
+    @property
+    def n_features(self) -> int:
+        """Number of features."""
+        return _sizes(self)[0]
+
+    def cost(self, n_neighbours: float, gradients: Gradients) -> float:
+        """Estimate seconds per atom on one core; from the kernels' times on several systems."""
+        _, n_adjoints = _sizes(self)
+        n_coefficients = (self.l_max + 1) ** 2 * self.n_max
+        n_values = self.n_values
+        seconds = 5e-7 + 4e-10 * n_coefficients * n_neighbours + 2e-9 * n_adjoints
+        if gradients.any:
+            seconds += 4e-9 * n_adjoints
+        if gradients.positions != "none":
+            near = n_neighbours / len(self.species)
+            seconds += 4e-10 * 3 * n_adjoints * near + 1e-9 * 3 * n_values * n_neighbours
+            seconds += 2e-9 * 3 * n_coefficients * n_neighbours
+        if gradients.strain:
+            seconds += 6e-9 * n_adjoints + 1e-9 * n_coefficients * n_neighbours
+        return seconds
+
+    def labels(self) -> xr.Dataset:
+        """Factors, intermediate degree and parity of each feature.
+
+        Factor k has ``species_k`` (atomic number), ``n_k`` and ``l_k``; factors that a product
+        of lower order lacks have species 0, n and l -1. ``intermediate`` is the degree that
+        the first two factors of four are coupled to, else -1. ``parity`` is the sign that a
+        reflection brings beside what it does to harmonics of degree λ.
+        """
+        columns = _features(self)
+        highest = max(order.n_factors for order in self.orders)
+        names = [f"{name}_{k + 1}" for name in ("species", "l", "n") for k in range(highest)]
+        is_there = columns.degrees >= 0
+        # A channel beyond the last one has no species.
+        numbers = np.append(self.species_numbers, 0)
+        species = numbers[columns.channels // self.n_max]
+        radial = np.where(is_there, columns.channels % self.n_max, -1)
+        values = [*species.T[:highest], *columns.degrees.T[:highest], *radial.T[:highest]]
+        if len(self.orders) > 1:
+            names.append("correlation_order")
+            values.append(is_there.sum(axis=1))
+        if highest > 3:
+            names.append("intermediate")
+            values.append(columns.intermediate)
+        names.append("parity")
+        values.append(columns.parity)
+        return xr.Dataset(
+            coords={
+                name: ("feature", column.astype(np.int32))
+                for name, column in zip(names, values, strict=True)
+            }
+        )
+
+    def _environments(
+        self,
+        structures: Structures,
+        neighbours: Neighbours,
+        first: int,
+        last: int,
+        rows: Rows,
+    ) -> None:
+        expansion, couplings = expansion_parameters(self), _couplings(self)
+        n_pairs = np.diff(neighbours.pair_offsets[first : last + 1])
+        has_positions, has_strain = len(rows.gradient_positions) > 0, len(rows.gradient_strain) > 0
+        correlations(
+            expansion,
+            couplings,
+            batch_pairs(structures, neighbours),
+            first,
+            last,
+            room(expansion, neighbours, first, last, rows),
+            empty_room(
+                expansion, couplings, int(n_pairs.max(initial=0)), has_positions, has_strain
+            ),
+            *rows,
+        )
+
+
+class Coupling(NamedTuple):
+    """One tree, for factors of given degrees of which some are equal."""
+
+    degrees: tuple[int, ...]
+    groups: tuple[int, ...]
+    tree: Tree
+
+
+class _Features(NamedTuple):
+    """The features of a descriptor, one row each.
+
+    Attributes
+    ----------
+    channels, degrees : int64 array, shape (n_features, MAX_FACTORS)
+        Factors; where there is none, the number of channels and -1.
+    coupling : int64 array, shape (n_features,)
+        Place in ``couplings``.
+    intermediate, parity : int64 array, shape (n_features,)
+        See :meth:`DensityCorrelation.labels`.
+    weights : float64 array, shape (n_features,)
+        Root of the number of equal products.
+    couplings : list of Coupling
+        All that occur.
+    """
+
+    channels: Integers
+    degrees: Integers
+    coupling: Integers
+    intermediate: Integers
+    parity: Integers
+    weights: Floats
+    couplings: list[Coupling]
+
+
+def _products(descriptor: DensityCorrelation) -> Iterator[Products]:
+    """Everything that can be coupled to the descriptor's degree with its parity."""
+    for order in descriptor.orders:
+        n_channels = len(descriptor.species) * order.n_max
+        for degrees in combinations_with_replacement(range(order.l_max + 1), order.n_factors):
+            if descriptor.parity not in ("both", _PARITIES[_parity(degrees, descriptor.degree)]):
+                continue
+            runs = [len(list(run)) for _, run in groupby(degrees)]
+            for parts in product(*map(_compositions, runs)):
+                groups = tuple(size for part in parts for size in part)
+                if n_trees(degrees, groups, descriptor.degree):
+                    # The groups of a run have channels in ascending order.
+                    n_products = prod(comb(n_channels, len(part)) for part in parts)
+                    yield Products(order, degrees, groups, n_products)
+
+
+_PARITIES = {1: "proper", -1: "pseudo"}
+
+
+def _parity(degrees: tuple[int, ...], total: int) -> int:
+    return 1 if (sum(degrees) + total) % 2 == 0 else -1
+
+
+def _compositions(n: int) -> list[tuple[int, ...]]:
+    """All ordered ways to write ``n`` as a sum, most summands first."""
+    if n == 0:
+        return [()]
+    return [(k, *rest) for k in range(1, n + 1) for rest in _compositions(n - k)]
+
+
+@lru_cache(maxsize=64)
+def _sizes(descriptor: DensityCorrelation) -> tuple[int, int]:
+    """Number of features, and of coefficients they depend on, counted for every value."""
+    n_features = n_adjoints = 0
+    for products in _products(descriptor):
+        n = products.n_products * n_trees(products.degrees, products.groups, descriptor.degree)
+        n_features += n
+        n_adjoints += n * sum(2 * l + 1 for l in products.degrees) * descriptor.n_components
+    return n_features, n_adjoints
+
+
+def _features(descriptor: DensityCorrelation) -> _Features:
+    """List the features: for each kind of product the products, for each of them its couplings."""
+    n_channels = len(descriptor.species) * descriptor.n_max
+    blocks: list[tuple[Integers, ...]] = []
+    weights = []
+    couplings: list[Coupling] = []
+    for order, of_factors, groups, _ in _products(descriptor):
+        found = trees(of_factors, groups, descriptor.degree)
+        of_products = _channels(descriptor, order, of_factors, groups)
+        n = len(of_products) * len(found)
+        nothing = ((0, 0), (0, MAX_FACTORS - order.n_factors))
+        reached = [t.intermediates[0] if order.n_factors > 3 else -1 for t in found]
+        blocks.append(
+            (
+                np.repeat(np.pad(of_products, nothing, constant_values=n_channels), len(found), 0),
+                np.tile(np.pad([of_factors], nothing, constant_values=-1), (n, 1)),
+                np.tile(len(couplings) + np.arange(len(found)), len(of_products)),
+                np.tile(reached, len(of_products)),
+                np.full(n, _parity(of_factors, descriptor.degree)),
+            )
+        )
+        n_orderings = factorial(order.n_factors) // prod(factorial(size) for size in groups)
+        weights.append(np.full(n, n_orderings**0.5 if descriptor.counts_orderings else 1.0))
+        couplings.extend(Coupling(of_factors, groups, tree) for tree in found)
+    columns = (np.concatenate(column) for column in zip(*blocks, strict=True))
+    channels, degrees, coupling, intermediate, parity = columns
+    return _Features(
+        channels, degrees, coupling, intermediate, parity, np.concatenate(weights), couplings
+    )
+
+
+def _channels(
+    descriptor: DensityCorrelation, order: Order, degrees: tuple[int, ...], groups: tuple[int, ...]
+) -> Integers:
+    """Channels of all factors of all products, shape (n_products, n_factors)."""
+    species, n = np.divmod(np.arange(len(descriptor.species) * order.n_max), order.n_max)
+    of_order = species * descriptor.n_max + n
+    starts = np.cumsum([0, *groups])[:-1]
+    n_groups = [len(list(run)) for _, run in groupby(degrees[start] for start in starts)]
+    per_run = [
+        np.array(list(combinations(of_order.tolist(), size)), dtype=np.int64).reshape(-1, size)
+        for size in n_groups
+    ]
+    indices = np.indices([len(tuples) for tuples in per_run]).reshape(len(per_run), -1)
+    of_groups = np.hstack([tuples[i] for tuples, i in zip(per_run, indices, strict=True)])
+    return np.repeat(of_groups, groups, axis=1)
+
+
+@lru_cache(maxsize=8)
+def _couplings(descriptor: DensityCorrelation) -> Couplings:
+    """Parameters of the kernel."""
+    features = _features(descriptor)
+    lists: list[tuple[Integers, Floats]] = []
+    for _, groups, tree in features.couplings:
+        lists.extend(_terms(component, groups) for component in tree.tensor)
+    of_couplings = np.array(
+        [(*d, *[0] * (MAX_FACTORS - len(d))) for d, _, _ in features.couplings], dtype=np.int64
+    )
+    return Couplings(
+        n_features=descriptor.n_features,
+        n_components=descriptor.n_components,
+        n_factors=np.array([len(d) for d, _, _ in features.couplings]),
+        degrees=of_couplings,
+        term_offsets=np.cumsum([0, *(len(w) for _, w in lists)]),
+        term_harmonics=np.concatenate([harmonics for harmonics, _ in lists]),
+        term_weights=np.concatenate([weights for _, weights in lists]),
+        coupling=features.coupling,
+        channels=np.ascontiguousarray(features.channels),
+        weights=features.weights,
+        generators=rotation_generators(descriptor.degree),
+    )
+
+
+def _terms(tensor: Floats, groups: tuple[int, ...]) -> tuple[Integers, Floats]:
+    """Nonzero elements of a tensor symmetric within groups, each multiset of indices once."""
+    # Rounding leaves 1e-16 of a tensor of norm 1.
+    indices = np.argwhere(np.abs(tensor) > 1e-14)
+    values = tensor[tuple(indices.T)]
+    start = 0
+    for size in groups:
+        indices[:, start : start + size].sort(axis=1)
+        start += size
+    harmonics, place = np.unique(indices, axis=0, return_inverse=True)
+    weights = np.bincount(place.ravel(), values, minlength=len(harmonics))
+    return np.pad(harmonics, ((0, 0), (0, MAX_FACTORS - tensor.ndim))), weights
