@@ -163,7 +163,7 @@ def main() -> None:
     print(f"{'':18}{'neighbours':>11}{'features':>9} " + " ".join(f"|{h:>23}" for h in heads))
     for name, group in systems().items():
         print(line(name, group), flush=True)
-    table = radial_table("gto", SIZE["n_max"], SIZE["l_max"], 5.0, SIZE["sigma"], 5.0)
+    table = radial_table("gto", SIZE["n_max"], SIZE["l_max"], 5.0, SIZE["sigma"], None, 5.0)
     print(
         f"radial table: {len(table.values)} nodes, {table.values.nbytes / 1e3:.0f} kB, "
         f"relative error {table.error:.1e}"

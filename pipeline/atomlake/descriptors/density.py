@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -16,6 +16,8 @@ from atomlake.kernels.harmonics import recursion_coefficients
 from atomlake.kernels.lanes import n_padded
 from atomlake.neighbours import Neighbours
 from atomlake.structures import Structures
+
+_RADIAL_BASES = tuple(dict.fromkeys([*radial.FAMILIES, *radial.POINT_FAMILIES]))
 
 
 class RadialScaling(BaseModel):
@@ -39,6 +41,8 @@ class DensityDescriptor(Descriptor):
     up to degree ``l_max``:
 
         c[s, n, l, m] = Σ_j f(r_j) ∫ g(r - r_j) R_nl(r) Y_lm(r) dr
+
+    With no ``sigma`` a neighbour is a point: ``c[s, n, l, m] = Σ_j f(r_j) R_nl(r_j) Y_lm(r_j)``.
     """
 
     basis: ClassVar[str] = "radial functions and spherical harmonics"
@@ -51,11 +55,21 @@ class DensityDescriptor(Descriptor):
     )
     n_max: int = Field(default=8, ge=1, le=32, description="Number of radial functions.")
     l_max: int = Field(default=6, ge=0, le=20, description="Largest degree of the harmonics.")
-    sigma: float = Field(default=0.5, gt=0, description="Width of the Gaussians in Å.")
+    sigma: float | None = Field(
+        default=0.5, gt=0, description="Width of the Gaussians in Å; none for a density of points."
+    )
     radial_basis: str = Field(
         default="gto",
-        description="Radial functions, orthonormalised by Löwdin's method.",
-        json_schema_extra={"enum": list(radial.FAMILIES)},
+        description="Radial functions: "
+        f"of Gaussians {', '.join(radial.FAMILIES)}; of points {', '.join(radial.POINT_FAMILIES)}.",
+        json_schema_extra={"enum": list(_RADIAL_BASES)},
+    )
+    radial_decay: float | None = Field(
+        default=None,
+        gt=0,
+        le=20,
+        description="λ of the chebyshev functions; 5.25 for chebyshev_exponential and 2 for "
+        "chebyshev_power if not given.",
     )
     basis_cutoff: float | None = Field(
         default=None,
@@ -76,21 +90,49 @@ class DensityDescriptor(Descriptor):
     density: Literal["unit_norm", "unit_height"] = Field(
         default="unit_norm",
         description="Normalisation of a Gaussian: its square integrates to 1, or it is 1 at "
-        "its centre.",
+        "its centre. Points count 1.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        """Fill in the decay, so that equal functions compare equal."""
+        if isinstance(given, dict) and given.get("radial_decay") is None:
+            basis = given.get("radial_basis", cls.model_fields["radial_basis"].default)
+            if basis in radial.DECAYS:
+                return {**given, "radial_decay": radial.DECAYS[basis]}
+        return given
 
     @field_validator("radial_basis", mode="after")
     @classmethod
     def _known_basis(cls, name: str) -> str:
-        if name not in radial.FAMILIES:
-            raise ValueError(
-                f"there is no radial basis {name!r}; use one of {list(radial.FAMILIES)}"
-            )
+        if name not in _RADIAL_BASES:
+            raise ValueError(f"there is no radial basis {name!r}; use one of {list(_RADIAL_BASES)}")
         return name
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.sigma < self.cutoff / 200:
+        if self.radial_decay is not None and self.radial_basis not in radial.DECAYS:
+            raise ValueError(
+                f"{self.radial_basis} has no radial_decay; only {list(radial.DECAYS)} have one"
+            )
+        if self.sigma is None:
+            if self.radial_basis not in radial.POINT_FAMILIES:
+                raise ValueError(
+                    f"the {self.radial_basis} basis is that of a density of Gaussians: give a "
+                    f"sigma, or use one of {list(radial.POINT_FAMILIES)}"
+                )
+            if self.basis_cutoff is not None:
+                raise ValueError(
+                    "a density of points has no tails that could reach into a smaller basis; "
+                    "leave out basis_cutoff"
+                )
+        elif self.radial_basis not in radial.FAMILIES:
+            raise ValueError(
+                f"{self.radial_basis} functions are evaluated at the neighbours themselves: set "
+                f"sigma to None, or use one of {list(radial.FAMILIES)}"
+            )
+        elif self.sigma < self.cutoff / 200:
             raise ValueError(
                 f"sigma = {self.sigma} Å is too narrow to be resolved within a cutoff of "
                 f"{self.cutoff} Å; use at least {self.cutoff / 200} Å"
@@ -100,18 +142,19 @@ class DensityDescriptor(Descriptor):
                 f"the cutoff function's width of {self.cutoff_function.width} Å is larger than the "
                 f"cutoff of {self.cutoff} Å; use a smaller width"
             )
-        radial.radial_basis(*self._radial_parameters)
+        radial.check_functions(*self._radial_parameters)
         return self
 
     @property
     def is_continuous(self) -> bool:
         """Whether features change continuously as an atom crosses the cutoff."""
-        return self.cutoff_function.function != "step"
+        is_closed = self.sigma is None and self.radial_basis in radial.CLOSED
+        return is_closed or self.cutoff_function.function != "step"
 
     @property
-    def _radial_parameters(self) -> tuple[str, int, int, float, float]:
+    def _radial_parameters(self) -> tuple[str, int, int, float, float | None, float | None]:
         extent = self.basis_cutoff or self.cutoff
-        return self.radial_basis, self.n_max, self.l_max, extent, self.sigma
+        return self.radial_basis, self.n_max, self.l_max, extent, self.sigma, self.radial_decay
 
 
 def batch_pairs(structures: Structures, neighbours: Neighbours) -> Pairs:
@@ -139,8 +182,9 @@ def room(
 def expansion_parameters(descriptor: DensityDescriptor) -> Expansion:
     """Return the parameters of the kernels, with the radial functions tabulated."""
     table = radial.radial_table(*descriptor._radial_parameters, descriptor.cutoff)
-    is_unit_norm = descriptor.density == "unit_norm"
-    norm = (np.pi * descriptor.sigma**2) ** -0.75 if is_unit_norm else 1.0
+    norm = 1.0
+    if descriptor.sigma is not None and descriptor.density == "unit_norm":
+        norm = float((np.pi * descriptor.sigma**2) ** -0.75)
     scaling = descriptor.radial_scaling
     return Expansion(
         n_max=descriptor.n_max,

@@ -1,7 +1,7 @@
-"""Radial bases for densities of Gaussians, and their tables for the kernels.
+"""Radial functions of neighbour densities, and their tables for the kernels.
 
-A neighbour at distance d is a Gaussian of width σ. Its coefficient for radial function
-R_n, degree l, is ``I_nl(d) Y_lm(direction)`` with
+In a density of Gaussians a neighbour at distance d is a Gaussian of width σ. Its coefficient
+for radial function R_n, degree l, is ``I_nl(d) Y_lm(direction)`` with
 
     I_nl(d) = ∫ r² R_n(r) K_l(r, d) dr,
     K_l(r, d) = 4π exp(-(r² + d²) / 2σ²) i_l(r d / σ²)
@@ -10,6 +10,9 @@ R_n, degree l, is ``I_nl(d) Y_lm(direction)`` with
 radial basis is therefore nothing but points r_q and a matrix for each degree: ``I_nl(d) =
 Σ_q functional[l, n, q] K_l(r_q, d)``. To add one, write a function and a line of
 :data:`FAMILIES`.
+
+In a density of points the coefficient is ``R_nl(d) Y_lm(direction)``: the function at the
+neighbour itself. Such functions are those of :data:`POINT_FAMILIES`.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
+from scipy.special import eval_jacobi, spherical_jn
 
 from atomlake.kernels.lanes import n_padded
 
@@ -75,12 +80,165 @@ def polynomial(n_max: int, l_max: int, cutoff: float, sigma: float) -> Basis:
     return points, np.broadcast_to(functional, (l_max + 1, *functional.shape))
 
 
-#: Every radial basis by name.
+def dvr(n_max: int, l_max: int, cutoff: float, sigma: float) -> Basis:
+    """Discrete variables: the density at n_max Gauss–Legendre points up to ``cutoff + 3 sigma``.
+
+    Light & Carrington, Adv. Chem. Phys. 114, 263 (2000).
+    """
+    x, w = np.polynomial.legendre.leggauss(n_max)
+    half = 0.5 * (cutoff + 3 * sigma)
+    points = half * (1 + x)
+    functional = np.diag(np.sqrt(half * w) * points)
+    return points, np.broadcast_to(functional, (l_max + 1, *functional.shape))
+
+
+def laplacian_eigenstates(n_max: int, l_max: int, cutoff: float, sigma: float) -> Basis:
+    """``j_l(z_nl r / cutoff)``, normalised, with z_nl the n-th zero of j_l.
+
+    Bigi et al., J. Chem. Phys. 157, 234101 (2022).
+    """
+    zeros = _spherical_bessel_zeros(n_max, l_max)
+    points, weights = _quadrature(cutoff, min(sigma, cutoff / zeros.max()))
+    values = laplacian_eigenstates_of_points(points, n_max, l_max, cutoff, None)[0]
+    return points, values.transpose(1, 2, 0) * (weights * points**2)
+
+
+#: Every radial basis of a density of Gaussians by name: functions of n_max, l_max, cutoff, sigma.
 FAMILIES: dict[str, Callable[[int, int, float, float], Basis]] = {
     "gto": gto,
     "gto_monomial": gto_monomial,
     "polynomial": polynomial,
+    "dvr": dvr,
+    "laplacian_eigenstates": laplacian_eigenstates,
 }
+
+
+def laplacian_eigenstates_of_points(
+    distances: Floats, n_max: int, l_max: int, cutoff: float, decay: float | None
+) -> Floats:
+    """The functions of :func:`laplacian_eigenstates`."""
+    zeros = _spherical_bessel_zeros(n_max, l_max)
+    result = np.empty((3, len(distances), l_max + 1, n_max))
+    for l in range(l_max + 1):
+        waves = zeros[l] / cutoff
+        bessel = [spherical_jn(abs(k), distances[:, None] * waves) for k in range(l - 2, l + 3)]
+
+        def derivative(f: list[Floats], first: int) -> list[Floats]:
+            # j_k' = (k j_(k-1) - (k + 1) j_(k+1)) / (2k + 1); the list f starts with k = first.
+            return [
+                (k * f[k - first - 1] - (k + 1) * f[k - first + 1]) / (2 * k + 1)
+                for k in range(first + 1, first + len(f) - 1)
+            ]
+
+        slope = derivative(bessel, l - 2)
+        curvature = derivative(slope, l - 1)
+        norms = np.sqrt(2 / cutoff**3) / np.abs(spherical_jn(l + 1, zeros[l]))
+        result[:, :, l] = (
+            bessel[2] * norms,
+            slope[1] * norms * waves,
+            curvature[0] * norms * waves**2,
+        )
+    return result
+
+
+def chebyshev_exponential(
+    distances: Floats, n_max: int, l_max: int, cutoff: float, decay: float | None
+) -> Floats:
+    """1 and ``(1 - T_n(x)) / 2``, ``x = 1 - 2 (e^(-λr/cutoff) - e^-λ) / (1 - e^-λ)``, λ the decay.
+
+    Drautz, Phys. Rev. B 99, 014104 (2019): with a cosine cutoff function, pacemaker's
+    ``ChebExpCos`` (Bochkarev et al., Phys. Rev. Mater. 6, 013804 (2022)).
+    """
+    rate = (decay or 0.0) / cutoff
+    fall = 2 * np.exp(-rate * distances) / -np.expm1(-rate * cutoff)
+    x = 1 - fall + 2 * np.exp(-rate * cutoff) / -np.expm1(-rate * cutoff)
+    values = _chebyshev(n_max - 1, x, rate * fall, -(rate**2) * fall, l_max)
+    first = np.zeros_like(values[..., :1])
+    first[0] = 1.0
+    return np.concatenate([first, values], axis=-1)
+
+
+def chebyshev_power(
+    distances: Floats, n_max: int, l_max: int, cutoff: float, decay: float | None
+) -> Floats:
+    """``(1 - T_n(x)) / 2``, n from 1, ``x = 1 - 2 (1 - r / cutoff)^λ``, λ the decay.
+
+    Zero at the cutoff without any cutoff function: pacemaker's ``ChebPow`` (Bochkarev et al.,
+    Phys. Rev. Mater. 6, 013804 (2022)).
+    """
+    power = decay or 0.0
+    if power < 2 or (power < 4 and power != int(power)):
+        raise ValueError(
+            f"chebyshev_power functions with a radial_decay of {power} are not smooth at the "
+            "cutoff; use 2, 3 or any number from 4 on"
+        )
+    rest = np.maximum(1 - distances / cutoff, 0.0)
+    slope = 2 * power / cutoff * rest ** (power - 1)
+    curvature = -2 * power * (power - 1) / cutoff**2 * rest ** (power - 2)
+    return _chebyshev(n_max, 1 - 2 * rest**power, slope, curvature, l_max)
+
+
+def zernike(
+    distances: Floats, n_max: int, l_max: int, cutoff: float, decay: float | None
+) -> Floats:
+    """Zernike's radial polynomials R_(l + 2n)l, n from 0, orthonormal within the cutoff.
+
+    Khorshidi & Peterson, Comput. Phys. Commun. 207, 310 (2016), times ``cutoff^(-3/2)``;
+    as Jacobi polynomials, which keep their digits at any n.
+    """
+    rho = (distances / cutoff)[:, None, None]
+    n = np.arange(n_max)
+    l = np.arange(l_max + 1.0)[:, None]
+    t = 2 * rho**2 - 1
+    # d/dt P_n^(a,b) = (n + a + b + 1) / 2 P_(n-1)^(a+1,b+1)
+    half = l + 0.5
+    p = eval_jacobi(n, 0, half, t)
+    p1 = np.where(n > 0, (n + half + 1) / 2 * eval_jacobi(np.maximum(n - 1, 0), 1, half + 1, t), 0)
+    p2 = np.where(
+        n > 1,
+        (n + half + 1) / 2 * (n + half + 2) / 2 * eval_jacobi(np.maximum(n - 2, 0), 2, half + 2, t),
+        0,
+    )
+    norms = np.sqrt((2 * l + 4 * n + 3) / cutoff**3)
+    lower = l * rho ** np.maximum(l - 1, 0)
+    lowest = l * (l - 1) * rho ** np.maximum(l - 2, 0)
+    return np.array(
+        [
+            norms * rho**l * p,
+            norms / cutoff * (lower * p + 4 * rho ** (l + 1) * p1),
+            norms / cutoff**2 * (lowest * p + (8 * l + 4) * rho**l * p1 + 16 * rho ** (l + 2) * p2),
+        ]
+    )
+
+
+#: Radial functions of a density of points by name: functions of distances, n_max, l_max, cutoff
+#: and decay that return values, first and second derivatives, shape (3, n_distances, l_max + 1,
+#: n_max).
+POINT_FAMILIES: dict[str, Callable[[Floats, int, int, float, float | None], Floats]] = {
+    "chebyshev_exponential": chebyshev_exponential,
+    "chebyshev_power": chebyshev_power,
+    "laplacian_eigenstates": laplacian_eigenstates_of_points,
+    "zernike": zernike,
+}
+#: Radial functions of points that have a decay, and its default.
+DECAYS = {"chebyshev_exponential": 5.25, "chebyshev_power": 2.0}
+#: Radial functions of points that are zero at the cutoff.
+CLOSED = frozenset({"chebyshev_power", "laplacian_eigenstates"})
+
+
+def check_functions(
+    family: str,
+    n_max: int,
+    l_max: int,
+    cutoff: float,
+    sigma: float | None,
+    decay: float | None,
+) -> None:
+    """Raise a ValueError that says what helps where there are no such radial functions."""
+    if sigma is None:
+        POINT_FAMILIES[family](np.array([0.5 * cutoff]), n_max, l_max, cutoff, decay)
+    else:
+        radial_basis(family, n_max, l_max, cutoff, sigma)
 
 
 @dataclass(frozen=True)
@@ -124,20 +282,28 @@ def radial_basis(family: str, n_max: int, l_max: int, cutoff: float, sigma: floa
 
 @lru_cache(maxsize=32)
 def radial_table(
-    family: str, n_max: int, l_max: int, cutoff: float, sigma: float, reach: float
+    family: str,
+    n_max: int,
+    l_max: int,
+    cutoff: float,
+    sigma: float | None,
+    decay: float | None,
+    reach: float,
 ) -> RadialTable:
     """Tabulate the radial functions from 0 to ``reach``, finely enough for :data:`TABLE_ERROR`.
 
     Parameters
     ----------
     family : str
-        One of :data:`FAMILIES`.
+        One of :data:`FAMILIES`, or of :data:`POINT_FAMILIES` where there is no sigma.
     n_max, l_max : int
         Number of radial functions, largest degree.
     cutoff : float
         Extent of the basis in Å.
-    sigma : float
-        Width of the Gaussians in Å.
+    sigma : float or None
+        Width of the Gaussians in Å; None for a density of points.
+    decay : float or None
+        Of the families in :data:`DECAYS`.
     reach : float
         Largest distance of a neighbour in Å.
 
@@ -146,12 +312,17 @@ def radial_table(
     ValueError
         If the basis is singular, or so fine a structure would need an absurd table.
     """
-    basis = radial_basis(family, n_max, l_max, cutoff, sigma)
+
+    def functions(distances: Floats) -> Floats:
+        if sigma is None:
+            return POINT_FAMILIES[family](distances, n_max, l_max, cutoff, decay)
+        return _smeared(radial_basis(family, n_max, l_max, cutoff, sigma), sigma, distances)
+
     n_intervals = 16
     while True:
         spacing = reach / n_intervals
         nodes = spacing * np.arange(n_intervals + 1)
-        exact = _smeared(basis, sigma, np.concatenate([nodes, nodes[:-1] + spacing / 2]))
+        exact = functions(np.concatenate([nodes, nodes[:-1] + spacing / 2]))
         rows = exact[:, : len(nodes)] * np.array([1, spacing, spacing**2])[:, None, None, None]
         left, right = rows[:, :-1], rows[:, 1:]
         # The error of Hermite interpolation is largest in the middle of an interval.
@@ -166,8 +337,8 @@ def radial_table(
         n_intervals = int(n_intervals * min(1.05 * (error / TABLE_ERROR) ** (1 / 6), 4.0)) + 1
         if n_intervals > 20_000:
             raise ValueError(
-                f"a table of the {family} radial functions with cutoff {cutoff} Å and sigma "
-                f"{sigma} Å needs more than 20,000 nodes; use a larger sigma"
+                f"a table of {n_max} {family} radial functions with cutoff {cutoff} Å and sigma "
+                f"{sigma} Å needs more than 20,000 nodes; use a larger sigma or fewer functions"
             )
     values = np.zeros((len(nodes), 3, l_max + 1, n_padded(n_max)))
     values[..., :n_max] = rows.transpose(1, 0, 2, 3)
@@ -231,6 +402,32 @@ def _scaled_bessel(l_max: int, x: Floats) -> list[Floats]:
     for l in range(l_max):
         result[l + 1, ~large] = result[l, ~large] * ratios[-1 - l]
     return list(result)
+
+
+def _chebyshev(n_max: int, x: Floats, slope: Floats, curvature: Floats, l_max: int) -> Floats:
+    """``(1 - T_n(x)) / 2``, n from 1, and derivatives, from x and its derivatives by distance."""
+    series = np.eye(n_max + 1)[:, 1:]
+    t, t1, t2 = (chebyshev.chebval(x, chebyshev.chebder(series, m)) for m in range(3))
+    jet = -0.5 * np.array([t - 1, t1 * slope, t2 * slope**2 + t1 * curvature])
+    return np.broadcast_to(jet.transpose(0, 2, 1)[:, :, None], (3, len(x), l_max + 1, n_max))
+
+
+@lru_cache(maxsize=32)
+def _spherical_bessel_zeros(n_max: int, l_max: int) -> Floats:
+    """The first zeros of j_l, shape (l_max + 1, n_max)."""
+    # Those of j_l lie between those of j_(l-1), and those of j_0 are multiples of π.
+    zeros = np.pi * np.arange(1, n_max + l_max + 1)
+    rows = [zeros[:n_max]]
+    for l in range(1, l_max + 1):
+        lower, upper = zeros[:-1], zeros[1:]
+        sign = np.sign(spherical_jn(l, lower))
+        for _ in range(60):
+            middle = (lower + upper) / 2
+            is_before = np.sign(spherical_jn(l, middle)) == sign
+            lower, upper = np.where(is_before, middle, lower), np.where(is_before, upper, middle)
+        zeros = (lower + upper) / 2
+        rows.append(zeros[:n_max])
+    return np.array(rows)
 
 
 def _gaussian_type(

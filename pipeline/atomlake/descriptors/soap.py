@@ -109,7 +109,7 @@ class Soap(DensityDescriptor):
             If there is no such preset, or the parameters are not valid.
         """
         soap = super().preset(name, **parameters)
-        if name.startswith("dscribe") and soap.basis_cutoff is None:
+        if name.startswith("dscribe") and soap.basis_cutoff is None and soap.sigma is not None:
             tail = soap.sigma * np.sqrt(-2 * np.log(1e-3))
             seen = {"basis_cutoff": soap.cutoff, "cutoff": float(soap.cutoff + tail)}
             return soap.model_copy(update=seen)
