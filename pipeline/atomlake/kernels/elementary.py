@@ -33,20 +33,18 @@ def exponential(x: float) -> float:
     n = rounded - _ROUNDER
     # |r| <= ln(2) / 2: the Taylor polynomial of degree 13 ends below 1e-17.
     r = (x - n * _LN2_HIGH) - n * _LN2_LOW
-    p = 1.0 / 6227020800.0
-    p = p * r + 1.0 / 479001600.0
-    p = p * r + 1.0 / 39916800.0
-    p = p * r + 1.0 / 3628800.0
-    p = p * r + 1.0 / 362880.0
-    p = p * r + 1.0 / 40320.0
-    p = p * r + 1.0 / 5040.0
-    p = p * r + 1.0 / 720.0
-    p = p * r + 1.0 / 120.0
-    p = p * r + 1.0 / 24.0
-    p = p * r + 1.0 / 6.0
-    p = p * r + 0.5
-    p = p * r + 1.0
-    p = p * r + 1.0
+    # Summed in pairs, so that terms do not wait for one another.
+    r2 = r * r
+    r4 = r2 * r2
+    p01 = 1.0 + r
+    p23 = 0.5 + r * (1.0 / 6.0)
+    p45 = 1.0 / 24.0 + r * (1.0 / 120.0)
+    p67 = 1.0 / 720.0 + r * (1.0 / 5040.0)
+    p89 = 1.0 / 40320.0 + r * (1.0 / 362880.0)
+    p1011 = 1.0 / 3628800.0 + r * (1.0 / 39916800.0)
+    p1213 = 1.0 / 479001600.0 + r * (1.0 / 6227020800.0)
+    high = (p89 + r2 * p1011) + r4 * p1213
+    p = (p01 + r2 * p23) + r4 * ((p45 + r2 * p67) + r4 * high)
     scale: float = power_of_two(rounded)
     return p * scale
 

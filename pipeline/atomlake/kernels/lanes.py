@@ -159,11 +159,7 @@ def append_below(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         values, indices, n, value, limit, first, last = arguments
-        zero = ir.Constant(ir.IntType(64), 0)
-        mask = builder.and_(
-            builder.fcmp_ordered("<", value, _splat(builder, limit, _DOUBLES)),
-            _mask(builder, zero, builder.sub(last, first)),
-        )
+        mask = _mask_below(builder, value, limit, builder.sub(last, first))
         integers = ir.VectorType(ir.IntType(32), LANES)
         lane = ir.Constant(integers, list(range(LANES)))
         index = builder.add(lane, _splat(builder, builder.trunc(first, ir.IntType(32)), integers))
@@ -184,6 +180,46 @@ def append_below(
 
     integer = types.intp
     return integer(values, indices, integer, _lanes, types.float64, integer, integer), generate
+
+
+@_instruction
+def pack_below(typing: Any, value: Any, test: Any, limit: Any, n: Any) -> Any:
+    """Move the lanes of ``value`` whose ``test`` is below ``limit`` to the front.
+
+    Only the first ``n`` lanes take part. What follows those that pass is undefined. As
+    :func:`append_below`, for several values that pass or fail together.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value, *condition = arguments
+        mask = _mask_below(builder, *condition)
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(_DOUBLES, [_DOUBLES, mask.type, _DOUBLES]),
+            "llvm.experimental.vector.compress.v8f64",
+        )
+        return builder.call(function, [value, mask, ir.Constant(_DOUBLES, ir.Undefined)])
+
+    return _lanes(_lanes, _lanes, types.float64, types.intp), generate
+
+
+@_instruction
+def count_below(typing: Any, test: Any, limit: Any, n: Any) -> Any:
+    """Return how many of the first ``n`` lanes are below ``limit``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        mask = _mask_below(builder, *arguments)
+        n_passed = builder.ctpop(builder.bitcast(mask, ir.IntType(LANES)))
+        return builder.zext(n_passed, ir.IntType(64))
+
+    return types.intp(_lanes, types.float64, types.intp), generate
+
+
+def _mask_below(builder: Any, test: Any, limit: Any, n: Any) -> Any:
+    """One bit for each of the first ``n`` lanes that is below the limit."""
+    zero = ir.Constant(ir.IntType(64), 0)
+    is_below = builder.fcmp_ordered("<", test, _splat(builder, limit, _DOUBLES))
+    return builder.and_(is_below, _mask(builder, zero, n))
 
 
 def _mask(builder: Any, first: Any, last: Any) -> Any:

@@ -23,11 +23,15 @@ from atomlake.kernels.elementary import exponential
 from atomlake.kernels.lanes import (
     LANES,
     broadcast,
+    count_below,
     lane_sum,
+    larger,
     load,
     load_some,
     n_padded,
+    pack_below,
     pointer,
+    smaller,
     square_root,
     store,
     store_some,
@@ -304,8 +308,9 @@ def empty_workspace(functions: Functions, max_pairs: int, n_features: int) -> Wo
     n_block = max(
         *(len(f.eta) + f.n_cosines + LANES for f in radial), *(f.n_functions for f in angular)
     )
-    n = n_padded(max_pairs)
-    capacity = n_padded(max(RUN, LANES * n_channels) + max_pairs)
+    # Lanes are loaded and stored whole, so every list has room for one block more.
+    n = max_pairs + LANES
+    capacity = n_padded(max(RUN, LANES * n_channels) + n)
     x, y, z, r, inverse_r, value, slope, weighted_value, weighted_slope = np.empty((9, n))
     bounds, weighted_bounds = np.empty(n_channels + 1, np.int64), np.empty(2, np.int64)
     triples = np.empty((11, capacity))
@@ -399,6 +404,11 @@ def symmetry_functions(
     )
     positions = pointer(gradient_positions)
     stride = n_features + LANES
+    has_radial = radial.n_gaussians + radial.n_cosines > 0
+    has_weighted_radial = weighted_radial.n_gaussians > 0
+    has_closed = closed.n_functions > 0
+    has_opened = opened.n_functions > 0
+    has_weighted_closed = weighted_closed.n_functions > 0
 
     for i in range(first, last):
         n = pair_offsets[i + 1] - pair_offsets[i]
@@ -435,16 +445,26 @@ def symmetry_functions(
             strain,
         )
         plain, weighted = environment.plain, environment.weighted
-        _radial(radial, environment, plain, output)
-        _radial(weighted_radial, environment, weighted, output)
+        if has_radial:
+            _radial(radial, environment, plain, output)
+        if has_weighted_radial:
+            _radial(weighted_radial, environment, weighted, output)
         if has_positions or has_strain:
-            _angular_gradients(closed, envelope, environment, plain, triples, output)
-            _angular_gradients(opened, envelope, environment, plain, triples, output)
-            _angular_gradients(weighted_closed, envelope, environment, weighted, triples, output)
+            if has_closed:
+                _angular_gradients(closed, envelope, environment, plain, triples, output)
+            if has_opened:
+                _angular_gradients(opened, envelope, environment, plain, triples, output)
+            if has_weighted_closed:
+                _angular_gradients(
+                    weighted_closed, envelope, environment, weighted, triples, output
+                )
         else:
-            _angular_values(closed, envelope, environment, plain, triples, row)
-            _angular_values(opened, envelope, environment, plain, triples, row)
-            _angular_values(weighted_closed, envelope, environment, weighted, triples, row)
+            if has_closed:
+                _angular_values(closed, envelope, environment, plain, triples, row)
+            if has_opened:
+                _angular_values(opened, envelope, environment, plain, triples, row)
+            if has_weighted_closed:
+                _angular_values(weighted_closed, envelope, environment, weighted, triples, row)
         for f in range(n_features):
             features[i - first, f] = row[f]
         if has_strain:
@@ -585,7 +605,8 @@ def _radial(
     """Add the radial functions, and write their gradients."""
     n_functions = functions.n_gaussians + functions.n_cosines
     row, block = output.row, output.block
-    for c in range(functions.n_channels if n_functions > 0 else 0):
+    has_gradients = output.has_positions or output.has_strain
+    for c in range(functions.n_channels):
         column = functions.column[c]
         for j in range(channels.bounds[c], channels.bounds[c + 1]):
             r, value, slope = environment.r[j], channels.value[j], channels.slope[j]
@@ -597,19 +618,21 @@ def _radial(
                 d = r - load(functions.r_s, f)
                 gaussian = load(functions.amplitude, f) * exponential(eta * d * d * -1.0)
                 store(row, column + f, load(row, column + f) + gaussian * value)
-                derivative = gaussian * (slope - eta * d * (2.0 * value))
-                store(block, f, derivative * x)
-                store(block, output.n_block + f, derivative * y)
-                store(block, 2 * output.n_block + f, derivative * z)
+                if has_gradients:
+                    derivative = gaussian * (slope - eta * d * (2.0 * value))
+                    store(block, f, derivative * x)
+                    store(block, output.n_block + f, derivative * y)
+                    store(block, 2 * output.n_block + f, derivative * z)
             for f in range(functions.n_gaussians, n_functions):
                 kappa = functions.kappa[f - functions.n_gaussians]
                 cosine, sine = np.cos(kappa * r), np.sin(kappa * r)
                 row[column + f] += cosine * value
-                derivative_f = cosine * slope - kappa * sine * value
-                block[f] = derivative_f * x
-                block[output.n_block + f] = derivative_f * y
-                block[2 * output.n_block + f] = derivative_f * z
-            _write_block(n_functions, column, j, environment, output)
+                falling = cosine * slope - kappa * sine * value
+                block[f] = falling * x
+                block[output.n_block + f] = falling * y
+                block[2 * output.n_block + f] = falling * z
+            if has_gradients:
+                _write_block(n_functions, column, j, environment, output)
 
 
 @inlined
@@ -620,7 +643,7 @@ def _write_block(
     n_features = output.n_features
     stride = n_features + LANES
     positions, strain = output.positions, output.strain
-    for f in range(0, n_functions if output.has_positions or output.has_strain else 0, LANES):
+    for f in range(0, n_functions, LANES):
         n = n_functions - f
         x = load_some(output.block, f, 0, n)
         y = load_some(output.block, output.n_block + f, 0, n)
@@ -650,31 +673,37 @@ def _append_triples(
     first: int,
     last: int,
     scale: float,
+    has_gradients: bool,
     triples: Triples,
     n: int,
 ) -> int:
     """Append the triples of j with the neighbours ``first:last``; return how many there are.
 
-    A triple whose squared third side is not below ``squared_cutoff`` is overwritten by the next.
+    Leaves out those whose squared third side is not below ``squared_cutoff``.
     """
     x, y, z = environment.x[j], environment.y[j], environment.z[j]
     r, inverse_r = environment.r[j], environment.inverse_r[j]
-    for k in range(first, last):
-        x_k, y_k, z_k = environment.x[k], environment.y[k], environment.z[k]
-        r_k, inverse_r_k = environment.r[k], environment.inverse_r[k]
-        third = (x_k - x) ** 2 + (y_k - y) ** 2 + (z_k - z) ** 2
-        cosine = (x_k * x + y_k * y + z_k * z) * inverse_r * inverse_r_k
-        triples.x[n] = x_k
-        triples.y[n] = y_k
-        triples.z[n] = z_k
-        triples.inverse_r[n] = inverse_r_k
+    for k in range(first, last, LANES):
+        x_k, y_k, z_k = load(environment.x, k), load(environment.y, k), load(environment.z, k)
+        r_k, inverse_r_k = load(environment.r, k), load(environment.inverse_r, k)
+        dx, dy, dz = x_k - x, y_k - y, z_k - z
+        third = dx * dx + dy * dy + dz * dz
+        cosine = (x_k * x + y_k * y + z_k * z) * inverse_r_k * inverse_r
         # Rounding can take a cosine past ±1, where powers that are not whole are undefined.
-        triples.cosine[n] = min(max(cosine, -1.0), 1.0)
-        triples.third[n] = third
-        triples.lengths[n] = r + r_k
-        triples.squares[n] = r * r + r_k * r_k
-        triples.weight[n] = scale * value[k]
-        n += third < squared_cutoff
+        cosine = smaller(larger(cosine, -1.0), 1.0)
+        squares = r_k * r_k + r * r
+        limit, left = squared_cutoff, last - k
+        store(triples.cosine, n, pack_below(cosine, third, limit, left))
+        store(triples.third, n, pack_below(third, third, limit, left))
+        store(triples.lengths, n, pack_below(r_k + r, third, limit, left))
+        store(triples.squares, n, pack_below(squares, third, limit, left))
+        store(triples.weight, n, pack_below(load(value, k) * scale, third, limit, left))
+        if has_gradients:
+            store(triples.x, n, pack_below(x_k, third, limit, left))
+            store(triples.y, n, pack_below(y_k, third, limit, left))
+            store(triples.z, n, pack_below(z_k, third, limit, left))
+            store(triples.inverse_r, n, pack_below(inverse_r_k, third, limit, left))
+        n += count_below(third, limit, left)
     return n
 
 
@@ -762,7 +791,7 @@ def _angular_values(
 ) -> None:
     """Add the angular functions of all pairs of neighbours, each pair once."""
     value, bounds = channels.value, channels.bounds
-    n_channels = functions.n_channels if functions.n_functions > 0 else 0
+    n_channels = functions.n_channels
     squared_cutoff = envelope.cutoff * envelope.cutoff if functions.is_closed else np.inf
     for a in range(n_channels):
         for b in range(a, n_channels if bounds[a + 1] > bounds[a] else 0):
@@ -776,6 +805,7 @@ def _angular_values(
                     j + 1 if a == b else bounds[b],
                     bounds[b + 1],
                     value[j],
+                    False,
                     triples,
                     n,
                 )
@@ -824,7 +854,7 @@ def _angular_gradients(
     Goes over ordered pairs (j, k), so that the gradient by r_j is complete after each j.
     """
     bounds = channels.bounds
-    n_channels = functions.n_channels if functions.n_functions > 0 else 0
+    n_channels = functions.n_channels
     squared_cutoff = envelope.cutoff * envelope.cutoff if functions.is_closed else np.inf
     for a in range(n_channels):
         for j in range(bounds[a], bounds[a + 1]):
@@ -842,6 +872,7 @@ def _angular_gradients(
                         first,
                         last,
                         1.0,
+                        True,
                         triples,
                         n,
                     )
