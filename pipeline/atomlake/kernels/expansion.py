@@ -36,6 +36,9 @@ Integers = NDArray[np.int64]
 #: Axes (a, b) of the six independent components of the strain derivative of an invariant.
 STRAIN_COMPONENTS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 
+#: Pairs that are added at a time: a coefficient is loaded and stored once for all of them.
+TOGETHER = 4
+
 _Y00 = 0.28209479177387814
 
 
@@ -143,6 +146,8 @@ class Environment(NamedTuple):
         Unit vectors in blocks of eight pairs: eight x, eight y, eight z.
     harmonics : float64 array
         For each block of eight pairs: rows of eight, Y_lm, then the x, y and z components of g_lm.
+    values : float64 array
+        f R_ln of the pairs that are being added.
     radial : float64 array
         For each sorted pair: slope_ln of all l and n, then level_ln.
     coefficients : float64 array
@@ -159,6 +164,7 @@ class Environment(NamedTuple):
     fading: Floats
     fading_slope: Floats
     harmonics: Floats
+    values: Floats
     radial: Floats
     coefficients: Floats
     strain: Floats
@@ -184,6 +190,7 @@ def empty_environment(
         fading=np.empty(padded),
         fading_slope=np.empty(padded),
         harmonics=np.empty((4 if has_gradient else 1) * n_harmonics * padded),
+        values=np.empty(TOGETHER * n_radial),
         radial=np.empty(2 * n_radial * max_pairs if has_gradient else 0),
         coefficients=np.empty(n_coefficients),
         strain=np.empty(6 * n_coefficients if has_strain else 0),
@@ -237,6 +244,7 @@ def environment_pointers(environment: Environment) -> Environment:
         pointer(environment.fading),
         pointer(environment.fading_slope),
         pointer(environment.harmonics),
+        pointer(environment.values),
         pointer(environment.radial),
         pointer(environment.coefficients),
         pointer(environment.strain),
@@ -307,8 +315,15 @@ def expand(
             value = weight * load(expansion.table, n)
             store(environment.coefficients, slot * expansion.n_padded + n, value)
     for slot in range(n_slots):
-        for p in range(environment.slot_offsets[slot], environment.slot_offsets[slot + 1]):
-            _add_neighbour(expansion, environment, p, slot, width, has_gradient, has_strain)
+        end = environment.slot_offsets[slot + 1]
+        for p in range(environment.slot_offsets[slot], end, TOGETHER):
+            n = min(TOGETHER, end - p)
+            for k in range(n):
+                _radial_functions(expansion, environment, p + k, k, has_gradient)
+            _add_neighbours(expansion, environment, p, n, slot, width, has_gradient)
+            if has_strain:
+                for k in range(n):
+                    _add_strain(expansion, environment, p + k, k, slot, width)
     return n_slots
 
 
@@ -387,22 +402,14 @@ def _sorted_geometry(
 
 
 @inlined
-def _add_neighbour(
-    expansion: Expansion,
-    environment: Environment,
-    p: int,
-    slot: int,
-    width: int,
-    has_gradient: bool,
-    has_strain: bool,
+def _radial_functions(
+    expansion: Expansion, environment: Environment, p: int, k: int, has_gradient: bool
 ) -> None:
+    """Write f R_ln of sorted pair ``p`` to row ``k`` of ``values``, and its ``radial``."""
     l_max = expansion.l_max
     padded = expansion.n_padded
     n_radial = (l_max + 1) * padded
-    n_harmonics = (l_max + 1) ** 2
     table = expansion.table
-    coefficients = environment.coefficients
-    harmonics = environment.harmonics
     r = environment.distances[p]
     node = min(int(r / expansion.spacing), expansion.n_nodes - 2)
     t = r / expansion.spacing - node
@@ -417,12 +424,9 @@ def _add_neighbour(
             environment.fading_slope[p],
         )
         inverse = broadcast(1.0 / r)
-    block_size = (4 if has_gradient else 1) * n_harmonics * LANES
-    pair_harmonics = p // LANES * block_size + p % LANES
     for l in range(l_max + 1):
-        for n in range(0, padded, LANES):
-            column = l * padded + n
-            at = node * 3 * n_radial + column
+        for n in range(l * padded, (l + 1) * padded, LANES):
+            at = node * 3 * n_radial + n
             v0 = load(table, at)
             v1 = load(table, at + n_radial)
             v2 = load(table, at + 2 * n_radial)
@@ -437,12 +441,7 @@ def _add_neighbour(
                 + broadcast(w4) * v4
                 + broadcast(w5) * v5
             )
-            row = l * l * width + slot * padded + n
-            for m in range(2 * l + 1):
-                y = broadcast(harmonics[pair_harmonics + (l * l + m) * LANES])
-                store(
-                    coefficients, row + m * width, load(coefficients, row + m * width) + y * value
-                )
+            store(environment.values, k * n_radial + n, value)
             if has_gradient:
                 derivative = (
                     broadcast(d0) * v0
@@ -454,55 +453,97 @@ def _add_neighbour(
                 )
                 level = inverse * value
                 slope = derivative - broadcast(float(l)) * level
-                at = 2 * p * n_radial + column
+                at = 2 * p * n_radial + n
                 store(environment.radial, at, slope)
                 store(environment.radial, at + n_radial, level)
-                if has_strain:
-                    _add_strain(
-                        environment, p, l, pair_harmonics, n_harmonics, row, width, slope, level
-                    )
+
+
+@inlined
+def _add_neighbours(
+    expansion: Expansion,
+    environment: Environment,
+    p: int,
+    n_pairs: int,
+    slot: int,
+    width: int,
+    has_gradient: bool,
+) -> None:
+    """Add the sorted pairs ``p:p + n_pairs``, at most four, to the coefficients."""
+    padded = expansion.n_padded
+    n_radial = (expansion.l_max + 1) * padded
+    coefficients = environment.coefficients
+    harmonics = environment.harmonics
+    values = environment.values
+    block_size = (4 if has_gradient else 1) * (expansion.l_max + 1) ** 2 * LANES
+    # A pair that is missing counts as the last one, times zero.
+    last = p + n_pairs - 1
+    p1, p2, p3 = min(p + 1, last), min(p + 2, last), min(p + 3, last)
+    h0 = p // LANES * block_size + p % LANES
+    h1 = p1 // LANES * block_size + p1 % LANES
+    h2 = p2 // LANES * block_size + p2 % LANES
+    h3 = p3 // LANES * block_size + p3 % LANES
+    zero = broadcast(0.0)
+    for l in range(expansion.l_max + 1):
+        for n in range(0, padded, LANES):
+            at = l * padded + n
+            v0 = load(values, at)
+            v1 = load(values, at + n_radial) if n_pairs > 1 else zero
+            v2 = load(values, at + 2 * n_radial) if n_pairs > 2 else zero
+            v3 = load(values, at + 3 * n_radial) if n_pairs > 3 else zero
+            for lm in range(l * l, (l + 1) * (l + 1)):
+                i = lm * width + slot * padded + n
+                y = lm * LANES
+                c = load(coefficients, i)
+                c = c + broadcast(harmonics[h0 + y]) * v0
+                c = c + broadcast(harmonics[h1 + y]) * v1
+                c = c + broadcast(harmonics[h2 + y]) * v2
+                c = c + broadcast(harmonics[h3 + y]) * v3
+                store(coefficients, i, c)
 
 
 @inlined
 def _add_strain(
-    environment: Environment,
-    p: int,
-    l: int,
-    pair_harmonics: int,
-    n_harmonics: int,
-    row: int,
-    width: int,
-    slope: object,
-    level: object,
+    expansion: Expansion, environment: Environment, p: int, k: int, slot: int, width: int
 ) -> None:
-    """Add d c / d r_a · r_b, the pair's share of d c / d strain_ab, for degree l."""
+    """Add d c / d r_a · r_b of sorted pair ``p``, its share of d c / d strain_ab.
+
+    With r the distance, ``r level`` is the value, in row ``k`` of ``values``.
+    """
+    padded = expansion.n_padded
+    n_radial = (expansion.l_max + 1) * padded
+    n_harmonics = (expansion.l_max + 1) ** 2
     harmonics = environment.harmonics
     strain = environment.strain
     at = p // LANES * 3 * LANES + p % LANES
-    r = environment.distances[p]
     ux = environment.directions[at]
     uy = environment.directions[at + LANES]
     uz = environment.directions[at + 2 * LANES]
-    x = broadcast(r * ux)
-    y = broadcast(r * uy)
-    z = broadcast(r * uz)
+    x = broadcast(ux)
+    y = broadcast(uy)
+    z = broadcast(uz)
+    r = broadcast(environment.distances[p])
     size = n_harmonics * width
     gradient = n_harmonics * LANES
-    for m in range(2 * l + 1):
-        h = pair_harmonics + (l * l + m) * LANES
-        value = harmonics[h]
-        along_x = broadcast(ux * value) * slope + broadcast(harmonics[h + gradient]) * level
-        along_y = broadcast(uy * value) * slope + broadcast(harmonics[h + 2 * gradient]) * level
-        along_z = broadcast(uz * value) * slope + broadcast(harmonics[h + 3 * gradient]) * level
-        i = row + m * width
-        store(strain, i, load(strain, i) + along_x * x)
-        i += size
-        store(strain, i, load(strain, i) + along_x * y)
-        i += size
-        store(strain, i, load(strain, i) + along_x * z)
-        i += size
-        store(strain, i, load(strain, i) + along_y * y)
-        i += size
-        store(strain, i, load(strain, i) + along_y * z)
-        i += size
-        store(strain, i, load(strain, i) + along_z * z)
+    pair_harmonics = p // LANES * 4 * gradient + p % LANES
+    for l in range(expansion.l_max + 1):
+        for n in range(0, padded, LANES):
+            slope = r * load(environment.radial, 2 * p * n_radial + l * padded + n)
+            level = load(environment.values, k * n_radial + l * padded + n)
+            for lm in range(l * l, (l + 1) * (l + 1)):
+                h = pair_harmonics + lm * LANES
+                value = broadcast(harmonics[h]) * slope
+                along_x = x * value + broadcast(harmonics[h + gradient]) * level
+                along_y = y * value + broadcast(harmonics[h + 2 * gradient]) * level
+                along_z = z * value + broadcast(harmonics[h + 3 * gradient]) * level
+                i = lm * width + slot * padded + n
+                store(strain, i, load(strain, i) + along_x * x)
+                i += size
+                store(strain, i, load(strain, i) + along_x * y)
+                i += size
+                store(strain, i, load(strain, i) + along_x * z)
+                i += size
+                store(strain, i, load(strain, i) + along_y * y)
+                i += size
+                store(strain, i, load(strain, i) + along_y * z)
+                i += size
+                store(strain, i, load(strain, i) + along_z * z)
