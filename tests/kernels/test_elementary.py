@@ -9,9 +9,11 @@ from atomlake.kernels.cutoffs import cutoff_function, cutoff_functions
 from atomlake.kernels.elementary import cosine_turn, exponential, sine_turn
 from atomlake.kernels.lanes import (
     LANES,
+    count_below,
     lane_sum,
     larger,
     load,
+    pack_below,
     pointer,
     smaller,
     square_root,
@@ -91,6 +93,22 @@ def test_cutoff_functions_of_many_distances_are_those_of_each(name):
     _together(function.code, function.parameter, 5.0, r, *together)
     # Rounding of the argument of the cosine, times the largest derivative.
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-14)
+
+
+@kernel
+def _pack(x, test, limit, n, packed, count):
+    test_lanes = load(pointer(test), 0)
+    store(pointer(packed), 0, pack_below(load(pointer(x), 0), test_lanes, limit, n))
+    count[0] = count_below(test_lanes, limit, n)
+
+
+@pytest.mark.parametrize("n", [-1, 0, 1, 5, 8, 20])
+def test_lanes_below_a_limit_move_to_the_front(n):
+    x, test = np.arange(1.0, 9.0), np.array([3.0, 0.1, np.nan, 0.9, 1.0, 0.2, np.inf, -1.0])
+    packed, count = np.empty(LANES), np.empty(1, dtype=int)
+    _pack(x, test, 1.0, n, packed, count)
+    expected = [x[k] for k in range(min(max(n, 0), LANES)) if test[k] < 1.0]
+    assert packed[: count[0]].tolist() == expected
 
 
 @kernel
