@@ -61,11 +61,12 @@ def sum_pair_gradients(
             atom = neighbour_index[pair] - first_atom
             if atom == centre:
                 continue
+            # One loop for each of the two rows: LLVM cannot know that they are not the same.
             for x in range(3):
                 for f in range(gradients.shape[2]):
-                    value = w * gradients[pair - start, x, f]
-                    total[atom, g, x, f] += value
-                    total[centre, g, x, f] -= value
+                    total[atom, g, x, f] += w * gradients[pair - start, x, f]
+                for f in range(gradients.shape[2]):
+                    total[centre, g, x, f] -= w * gradients[pair - start, x, f]
 
 
 @kernel
