@@ -123,6 +123,9 @@ class PartSize(BaseModel):
     model_config = _STRICT
 
     nbytes: ByteSize = Field(default=ByteSize(192 * 10**6), description="Arrays of one part.")
+    memory: ByteSize = Field(
+        default=ByteSize(512 * 10**6), description="Structures and neighbour lists of one part."
+    )
     seconds: PositiveFloat = Field(default=8.0, description="Estimated time on one core.")
     structures: PositiveInt = Field(default=20_000, description="Structures of one part.")
 

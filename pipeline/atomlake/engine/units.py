@@ -16,6 +16,11 @@ from atomlake.sources.base import Source
 
 Floats = NDArray[np.float64]
 
+#: Memory for an atom: positions, labels and the parser's copies.
+ATOM_NBYTES = 600
+#: Memory for a pair: index, shift, vector and distance.
+PAIR_NBYTES = 8 + 12 + 24 + 8
+
 #: Measured seconds per row of features, by (descriptor_id, gradients).
 Speed = Mapping[tuple[str, Gradients], float]
 
@@ -70,8 +75,9 @@ class Piece:
 class Estimate:
     """What a unit, or a whole plan, is expected to take.
 
-    ``nbytes`` counts arrays before compression; ``largest_row_nbytes`` is the largest set
-    of arrays that has to be in memory at once for one row of output.
+    ``nbytes`` counts arrays to be written, before compression; ``input_nbytes`` what structures
+    and neighbour lists take in memory; ``largest_row_nbytes`` the largest set of arrays that
+    has to be in memory at once for one row of output.
     """
 
     n_structures: int = 0
@@ -79,6 +85,7 @@ class Estimate:
     n_pairs: int = 0
     seconds: float = 0.0
     nbytes: int = 0
+    input_nbytes: int = 0
     largest_row_nbytes: int = 0
 
     def __add__(self, other: Estimate) -> Estimate:
@@ -88,6 +95,7 @@ class Estimate:
             self.n_pairs + other.n_pairs,
             self.seconds + other.seconds,
             self.nbytes + other.nbytes,
+            self.input_nbytes + other.input_nbytes,
             max(self.largest_row_nbytes, other.largest_row_nbytes),
         )
 
@@ -128,6 +136,7 @@ class Costs:
     n_pairs: Floats
     seconds: Floats
     nbytes: Floats
+    input_nbytes: Floats
     largest_row_nbytes: Floats
 
     def total(self, rows: slice) -> Estimate:
@@ -138,6 +147,7 @@ class Costs:
             n_pairs=int(self.n_pairs[rows].sum()),
             seconds=float(self.seconds[rows].sum()),
             nbytes=int(self.nbytes[rows].sum()),
+            input_nbytes=int(self.input_nbytes[rows].sum()),
             largest_row_nbytes=int(self.largest_row_nbytes[rows].max(initial=0)),
         )
 
@@ -197,7 +207,9 @@ def costs(
             counts, which = np.unique(neighbours.round(), return_inverse=True)
             per_atom = np.array([descriptor.cost(float(n), gradients) for n in counts])[which]
             seconds = seconds + per_atom * atoms
-    return Costs(atoms, n_pairs, seconds, nbytes, largest)
+    n_lists = len({task.descriptor.cutoff for task in tasks})
+    in_memory = ATOM_NBYTES * atoms + PAIR_NBYTES * min(n_lists, 2) * n_pairs
+    return Costs(atoms, n_pairs, seconds, nbytes, in_memory, largest)
 
 
 def _neighbours(cutoff: float, n_atoms: Floats, volumes: NDArray[Any]) -> Floats:
@@ -214,16 +226,20 @@ def cut(costs: Costs, size: PartSize) -> Iterator[slice]:
     A single structure that is larger than a part is a range of its own.
     """
     n = len(costs.n_atoms)
-    nbytes = np.concatenate([[0.0], np.cumsum(costs.nbytes)])
-    seconds = np.concatenate([[0.0], np.cumsum(costs.seconds)])
+    limits = [
+        (np.concatenate([[0.0], np.cumsum(amount)]), float(limit))
+        for amount, limit in (
+            (costs.nbytes, size.nbytes),
+            (costs.input_nbytes, size.memory),
+            (costs.seconds, size.seconds),
+        )
+    ]
     first = 0
     while first < n:
-        last = min(
-            int(np.searchsorted(nbytes, nbytes[first] + float(size.nbytes), side="right")) - 1,
-            int(np.searchsorted(seconds, seconds[first] + size.seconds, side="right")) - 1,
-            first + size.structures,
-            n,
-        )
-        last = max(last, first + 1)
+        within = [
+            int(np.searchsorted(total, total[first] + limit, side="right")) - 1
+            for total, limit in limits
+        ]
+        last = max(min(*within, first + size.structures, n), first + 1)
         yield slice(first, last)
         first = last

@@ -1,0 +1,63 @@
+"""Units of work: cut within every limit, in order, nothing lost."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atomlake.descriptors.base import Gradients
+from atomlake.engine.units import Task, costs, cut
+from atomlake.recipe import PartSize
+
+FUNCTIONS = {"cutoff": 4.0, "w2": [[0.5, 0.0]]}
+FEATURES = Task("symmetry_functions", FUNCTIONS, Gradients())
+PAIRS = Task("symmetry_functions", FUNCTIONS, Gradients("pairs", True))
+
+
+def cost_of(n_atoms, tasks=(FEATURES,), volumes=None, speed=None):
+    n_atoms = np.asarray(n_atoms)
+    volumes = np.full(len(n_atoms), np.nan) if volumes is None else np.asarray(volumes)
+    return costs(n_atoms, volumes, tasks, speed or {}, max_neighbours=100)
+
+
+@given(
+    st.lists(st.integers(0, 5000), min_size=1, max_size=200),
+    st.integers(1000, 10**7),
+    st.integers(1, 50),
+)
+def test_units_cover_every_structure_once_and_stay_within_the_limits(n_atoms, nbytes, structures):
+    cost = cost_of(n_atoms)
+    size = PartSize(nbytes=nbytes, structures=structures)
+    units = list(cut(cost, size))
+    assert [i for rows in units for i in range(rows.start, rows.stop)] == list(range(len(n_atoms)))
+    for rows in units:
+        n = rows.stop - rows.start
+        assert n <= structures
+        assert n == 1 or cost.total(rows).nbytes <= nbytes
+
+
+def test_the_cut_does_not_depend_on_the_workers():
+    cost = cost_of([10] * 1000)
+    assert list(cut(cost, PartSize())) == list(cut(cost_of([10] * 1000), PartSize()))
+
+
+def test_a_structure_larger_than_a_part_is_a_unit_of_its_own():
+    units = list(cut(cost_of([10, 10**6, 10]), PartSize(nbytes=10**6)))
+    assert units == [slice(0, 1), slice(1, 2), slice(2, 3)]
+
+
+def test_gradients_count():
+    with_pairs, without = cost_of([50], [PAIRS]), cost_of([50])
+    assert with_pairs.nbytes > 20 * without.nbytes
+    assert with_pairs.seconds > without.seconds
+
+
+def test_density_decides_the_number_of_pairs_up_to_the_limit():
+    thin, dense, absurd = cost_of([10] * 3, volumes=[1e4, 1e2, 1e-9]).n_pairs
+    assert thin < dense < absurd
+    assert absurd == 10 * 100
+
+
+def test_measured_speed_replaces_the_estimate():
+    descriptor_id = FEATURES.descriptor.descriptor_id
+    slow = cost_of([10], speed={(descriptor_id, Gradients()): 2.0})
+    assert 20 < slow.seconds[0] < 20.1
