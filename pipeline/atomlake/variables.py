@@ -72,6 +72,8 @@ def feature_variables(per: str, positions: str, component: bool = False) -> dict
         Whether features carry an equivariant component.
     """
     tail = ("component", "feature") if component else ("feature",)
+    rows: tuple[str, ...]
+    strain: tuple[str, ...]
     if per == "structure":
         rows, strain = ("atom",), ("structure",)
     elif positions == "summed":
