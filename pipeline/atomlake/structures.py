@@ -388,15 +388,16 @@ def completed_cells(cells: Floats, pbc: NDArray[np.bool_]) -> Floats:
     """
     result = np.array(cells, dtype=np.float64)
     result[~pbc.any(axis=1)] = np.eye(3)
-    for a in range(3):
-        b, c = (a + 1) % 3, (a + 2) % 3
-        is_wire = pbc[:, a] & ~pbc[:, b] & ~pbc[:, c]
-        along = result[is_wire, a]
-        apart = np.eye(3)[np.argmin(np.abs(along), axis=1)]
-        result[is_wire, b] = _unit_vectors(np.cross(apart, along))
-        result[is_wire, c] = _unit_vectors(np.cross(along, result[is_wire, b]))
-        is_slab = ~pbc[:, a] & pbc[:, b] & pbc[:, c]
-        result[is_slab, a] = _unit_vectors(np.cross(result[is_slab, b], result[is_slab, c]))
+    with np.errstate(all="ignore"):
+        for a in range(3):
+            b, c = (a + 1) % 3, (a + 2) % 3
+            is_wire = pbc[:, a] & ~pbc[:, b] & ~pbc[:, c]
+            along = result[is_wire, a]
+            apart = np.eye(3)[np.argmin(np.abs(along), axis=1)]
+            result[is_wire, b] = _unit_vectors(np.cross(apart, along))
+            result[is_wire, c] = _unit_vectors(np.cross(along, result[is_wire, b]))
+            is_slab = ~pbc[:, a] & pbc[:, b] & pbc[:, c]
+            result[is_slab, a] = _unit_vectors(np.cross(result[is_slab, b], result[is_slab, c]))
     return result
 
 
@@ -423,8 +424,7 @@ def plane_spacings(cells: Floats, pbc: NDArray[np.bool_]) -> Floats:
 
 
 def _unit_vectors(vectors: Floats) -> Floats:
-    with np.errstate(all="ignore"):
-        units: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    units: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return units
 
 
