@@ -7,6 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# A test states what is true, not how fast this machine is today.
+settings.register_profile("atomlake", deadline=None)
+settings.load_profile("atomlake")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

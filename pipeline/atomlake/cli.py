@@ -131,7 +131,7 @@ def run(
 
 
 def _log(level: int) -> None:
-    """Send our own log to standard error; what the workers' machinery says, only if it is an error."""
+    """Send our own log to standard error, and of what dask says only the errors."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger("atomlake").addHandler(handler)

@@ -44,6 +44,9 @@ from atomlake.recipe import Recipe
 #: Seconds between two commits of finished parts.
 PUBLISH_INTERVAL = 2.0
 
+#: File in the scratch folder whose lock a run holds.
+LOCK = "run.lock"
+
 
 class RefusedError(AtomlakeError):
     """The plan does not fit the limits, the disk or the memory; nothing was started."""
@@ -131,7 +134,7 @@ def run(
                 publisher.flush()
                 computed = time.monotonic()
             publisher.publish_sources()
-        shutil.rmtree(layout.scratch_path(lake.path) / "copies", ignore_errors=True)
+        _clear(layout.scratch_path(lake.path))
     return Outcome(
         run_id,
         plan,
@@ -359,7 +362,7 @@ def _new_run_id() -> str:
 @contextmanager
 def _alone(lake: Path) -> Iterator[None]:
     """Hold the lake's run lock; the kernel frees it when the process ends, however it ends."""
-    path = layout.scratch_path(lake) / "run.lock"
+    path = layout.scratch_path(lake) / LOCK
     with open(path, "a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -373,6 +376,13 @@ def _alone(lake: Path) -> Iterator[None]:
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
         yield
+
+
+def _clear(scratch: Path) -> None:
+    """Remove decompressed copies; a run that is killed leaves them for the next."""
+    for path in scratch.iterdir():
+        if path.name != LOCK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _schema_of(rows: list[dict[str, Any]]) -> list[str]:

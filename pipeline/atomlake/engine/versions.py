@@ -6,7 +6,7 @@ import platform
 from functools import cache
 from importlib.metadata import version
 
-PACKAGES = ("atomlake", "numpy", "scipy", "numba", "zarr", "xarray", "deltalake", "ase", "extxyz")
+PACKAGES = ("atomlake", "numpy", "scipy", "numba", "zarr", "xarray", "deltalake", "ase")
 
 
 @cache
