@@ -65,3 +65,13 @@ def test_every_recipe_is_valid(recipe):
     from atomlake.recipe import load
 
     load(recipe)
+
+
+def test_the_pages_of_the_descriptors_are_what_the_code_says():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
