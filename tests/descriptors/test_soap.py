@@ -13,7 +13,7 @@ from atomlake.descriptors import Soap
 from atomlake.descriptors.cutoffs import Cutoff
 from atomlake.descriptors.soap import RadialScaling
 from atomlake.errors import StructureError
-from atomlake.structures import Structures
+from atomlake.structures import CHEMICAL_SYMBOLS, Structures
 
 SMALL = {"cutoff": 4.2, "n_max": 5, "l_max": 4, "sigma": 0.4}
 
@@ -91,6 +91,35 @@ def test_equal_to_dscribe(dscribe_soap, name, preset, rbf, n_max):
     )
     soap = Soap.preset(preset, species=symbols(atoms), **(SMALL | {"n_max": n_max}))
     assert_equal_to(oracle.create(atoms), soap.compute(atoms).features.values, 1e-8)
+
+
+@pytest.mark.parametrize("weights", [None, {"C": 2.0, "H": 1.0, "N": -0.7, "O": 3.0}])
+@pytest.mark.parametrize("mode", ["mu2", "mu1nu1", "crossover"])
+@pytest.mark.parametrize("average", ["off", "inner"])
+def test_compressions_are_those_of_dscribe(dscribe_soap, mode, weights, average):
+    if mode == "crossover" and weights:
+        pytest.skip("weights of DScribe only scale features where no elements are mixed")
+    atoms = STRUCTURES["molecule"]
+    oracle = dscribe_soap(
+        r_cut=4.2,
+        n_max=5,
+        l_max=4,
+        sigma=0.4,
+        species=symbols(atoms),
+        average=average,
+        compression={"mode": mode, "species_weighting": weights},
+    )
+    soap = Soap.preset(
+        "dscribe",
+        species=symbols(atoms),
+        compression=mode,
+        species_weights=weights,
+        average="none" if average == "off" else average,
+        **SMALL,
+    )
+    expected = np.atleast_2d(oracle.create(atoms))
+    assert soap.n_features == oracle.get_number_of_features()
+    assert_equal_to(expected, soap.compute(atoms).features.values, 1e-8)
 
 
 def test_presets_of_dscribe_see_neighbours_beyond_the_basis():
@@ -409,6 +438,57 @@ def test_l_zero_of_one_neighbour_by_hand():
     np.testing.assert_allclose(features, expected, rtol=1e-7)
 
 
+# ----- Fewer densities than elements
+
+
+def test_mixed_densities_are_mixtures_of_the_features():
+    """p[k1, k2] = Σ w[s1, k1] w[s2, k2] p[s1, s2], for values and both gradients."""
+    atoms = STRUCTURES["molecule"]
+    weights = {"C": (2.0, 0.0), "H": (1.0, 0.4), "N": (-0.7, 1.0), "O": (0.3, 0.3)}
+    common = {"species": symbols(atoms), "layout": "blocks", "scale_off_diagonal": False}
+    gradients = ["positions", "strain"]
+    full = Soap(**common, **SMALL).compute(atoms, gradients)
+    mixed = Soap(**common, **SMALL, species_weights=weights).compute(atoms, gradients)
+    matrix = np.array([weights[s] for s in ("H", "C", "N", "O")])
+    numbers = [1, 6, 7, 8]
+    n, degrees = 5, 5
+    for name in ("features", "gradient_positions", "gradient_strain"):
+        values = full[name].values
+        blocks = np.empty((4, 4, *values.shape[:-1], degrees, n, n))
+        for i, first in enumerate(numbers):
+            for j, second in enumerate(numbers[i:], i):
+                some = (full.species_1.values == first) & (full.species_2.values == second)
+                block = values[..., some].reshape(*values.shape[:-1], degrees, n, n)
+                blocks[i, j], blocks[j, i] = block, block.swapaxes(-1, -2)
+        expected = np.einsum("ia,jb,ij...->ab...", matrix, matrix, blocks)
+        for k1, k2 in [(0, 0), (0, 1), (1, 1)]:
+            some = (mixed.species_1.values == -1 - k1) & (mixed.species_2.values == -1 - k2)
+            actual = mixed[name].values[..., some]
+            assert_equal_to(expected[k1, k2].reshape(actual.shape), actual, 1e-13)
+
+
+@pytest.mark.parametrize(
+    ("compression", "n_features"),
+    [("off", 4 * 15 + 6 * 25), ("mu1nu1", 4 * 25), ("crossover", 4 * 15), ("mu2", 15)],
+)
+def test_number_of_features_of_compressions(compression, n_features):
+    soap = Soap(species=["H", "C", "N", "O"], compression=compression, **SMALL)
+    assert soap.n_features == soap.labels().sizes["feature"] == 5 * n_features
+
+
+def test_a_hundred_elements_have_as_few_features_as_one():
+    symbols_ = CHEMICAL_SYMBOLS[1:101]
+    soap = Soap(species=symbols_, compression="mu2", **SMALL)
+    alloy = Atoms(symbols_[::10], positions=1.3 * np.arange(30).reshape(10, 3) % 4.1)
+    result = soap.compute(alloy, ["positions"])
+    assert result.sizes["feature"] == 5 * 15
+    carbon = Soap(species=["C"], **SMALL)
+    alloy.symbols[:] = "C"
+    np.testing.assert_array_equal(
+        result.features.values, carbon.compute(alloy, ["positions"]).features.values
+    )
+
+
 # ----- Rows and columns
 
 
@@ -507,6 +587,12 @@ def test_a_batch_is_its_structures():
         ({"radial_basis": "bessel"}, "use one of"),
         ({"cutoff": 2.0, "cutoff_function": {"function": "shifted_cosine", "width": 3}}, "smaller"),
         ({"species": []}, "at least 1"),
+        ({"sigma": None}, "density of Gaussians: give a sigma"),
+        ({"radial_basis": "zernike"}, "set sigma to None"),
+        ({"sigma": None, "radial_basis": "zernike", "basis_cutoff": 3}, "no tails"),
+        ({"radial_decay": 2.0}, "gto has no radial_decay"),
+        ({"species_weights": {"C": 1.0}}, "give weights for each"),
+        ({"species_weights": {"Si": (1.0, 2.0)}, "compression": "mu2"}, "one weight for each"),
         ({"species": ["Xx"]}, "unknown chemical symbol"),
         ({"r_cut": 5.0}, "Extra inputs"),
     ],

@@ -24,6 +24,7 @@ _REGISTRY: dict[str, str] = {
     "snap": "atomlake.descriptors.so4_bispectrum:Snap",
     "soap": "atomlake.descriptors.soap:Soap",
     "symmetry_functions": "atomlake.descriptors.symmetry_functions:SymmetryFunctions",
+    "zernike": "atomlake.descriptors.zernike:Zernike",
 }
 
 

@@ -26,6 +26,7 @@ from atomlake.descriptors.couplings import Tree, n_trees, rotation_generators, t
 from atomlake.descriptors.density import (
     DensityDescriptor,
     batch_pairs,
+    exact_rows,
     expansion_parameters,
     room,
 )
@@ -127,7 +128,7 @@ class DensityCorrelation(DensityDescriptor):
         if gradients.any:
             seconds += 4e-9 * n_adjoints
         if gradients.positions != "none":
-            near = n_neighbours / len(self.species)
+            near = n_neighbours * np.count_nonzero(self.densities) / self.densities.size
             seconds += 4e-10 * 3 * n_adjoints * near + 1e-9 * 3 * n_values * n_neighbours
             seconds += 2e-9 * 3 * n_coefficients * n_neighbours
         if gradients.strain:
@@ -137,17 +138,18 @@ class DensityCorrelation(DensityDescriptor):
     def labels(self) -> xr.Dataset:
         """Factors, intermediate degree and parity of each feature.
 
-        Factor k has ``species_k`` (atomic number), ``n_k`` and ``l_k``; factors that a product
-        of lower order lacks have species 0, n and l -1. ``intermediate`` is the degree that
-        the first two factors of four are coupled to, else -1. ``parity`` is the sign that a
-        reflection brings beside what it does to harmonics of degree λ.
+        Factor k has ``species_k`` (atomic number; -1, -2, ... for mixed densities), ``n_k`` and
+        ``l_k``; factors that a product of lower order lacks have species 0, n and l -1.
+        ``intermediate`` is the degree that the first two factors of four are coupled to, else -1.
+        ``parity`` is the sign that a reflection brings beside what it does to harmonics of
+        degree λ.
         """
         columns = _features(self)
         highest = max(order.n_factors for order in self.orders)
         names = [f"{name}_{k + 1}" for name in ("species", "l", "n") for k in range(highest)]
         is_there = columns.degrees >= 0
         # A channel beyond the last one has no species.
-        numbers = np.append(self.species_numbers, 0)
+        numbers = np.append(self.density_labels, 0)
         species = numbers[columns.channels // self.n_max]
         radial = np.where(is_there, columns.channels % self.n_max, -1)
         values = [*species.T[:highest], *columns.degrees.T[:highest], *radial.T[:highest]]
@@ -177,18 +179,18 @@ class DensityCorrelation(DensityDescriptor):
         expansion, couplings = expansion_parameters(self), _couplings(self)
         n_pairs = np.diff(neighbours.pair_offsets[first : last + 1])
         has_positions, has_strain = len(rows.gradient_positions) > 0, len(rows.gradient_strain) > 0
-        correlations(
-            expansion,
-            couplings,
-            batch_pairs(structures, neighbours),
-            first,
-            last,
-            room(expansion, neighbours, first, last, rows),
-            empty_room(
-                expansion, couplings, int(n_pairs.max(initial=0)), has_positions, has_strain
-            ),
-            *rows,
-        )
+        max_pairs = int(n_pairs.max(initial=0))
+        with exact_rows(expansion, rows) as exact:
+            correlations(
+                expansion,
+                couplings,
+                batch_pairs(structures, neighbours),
+                first,
+                last,
+                room(expansion, neighbours, first, last, rows),
+                empty_room(expansion, couplings, max_pairs, has_positions, has_strain),
+                *exact,
+            )
 
 
 class Coupling(NamedTuple):
@@ -228,7 +230,7 @@ class _Features(NamedTuple):
 def _products(descriptor: DensityCorrelation) -> Iterator[Products]:
     """Everything that can be coupled to the descriptor's degree with its parity."""
     for order in descriptor.orders:
-        n_channels = len(descriptor.species) * order.n_max
+        n_channels = len(descriptor.density_labels) * order.n_max
         for degrees in combinations_with_replacement(range(order.l_max + 1), order.n_factors):
             if descriptor.parity not in ("both", _PARITIES[_parity(degrees, descriptor.degree)]):
                 continue
@@ -268,7 +270,7 @@ def _sizes(descriptor: DensityCorrelation) -> tuple[int, int]:
 
 def _features(descriptor: DensityCorrelation) -> _Features:
     """List the features: for each kind of product the products, for each of them its couplings."""
-    n_channels = len(descriptor.species) * descriptor.n_max
+    n_channels = len(descriptor.density_labels) * descriptor.n_max
     blocks: list[tuple[Integers, ...]] = []
     weights = []
     couplings: list[Coupling] = []
@@ -301,7 +303,8 @@ def _channels(
     descriptor: DensityCorrelation, order: Order, degrees: tuple[int, ...], groups: tuple[int, ...]
 ) -> Integers:
     """Channels of all factors of all products, shape (n_products, n_factors)."""
-    species, n = np.divmod(np.arange(len(descriptor.species) * order.n_max), order.n_max)
+    n_densities = len(descriptor.density_labels)
+    species, n = np.divmod(np.arange(n_densities * order.n_max), order.n_max)
     of_order = species * descriptor.n_max + n
     starts = np.cumsum([0, *groups])[:-1]
     n_groups = [len(list(run)) for _, run in groupby(degrees[start] for start in starts)]

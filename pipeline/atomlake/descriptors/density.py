@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from atomlake.descriptors import radial
 from atomlake.descriptors.base import Descriptor, Rows
@@ -15,7 +18,51 @@ from atomlake.kernels.expansion import Environment, Expansion, Pairs, empty_envi
 from atomlake.kernels.harmonics import recursion_coefficients
 from atomlake.kernels.lanes import n_padded
 from atomlake.neighbours import Neighbours
-from atomlake.structures import Structures
+from atomlake.structures import CHEMICAL_SYMBOLS, Structures
+
+
+def _sorted_weights(given: Any) -> Any:
+    """Bring weights by element, a mapping or pairs, one number or several, to one form."""
+    items = given.items() if isinstance(given, Mapping) else given
+    order = {symbol: z for z, symbol in enumerate(CHEMICAL_SYMBOLS)}
+    return sorted(
+        ((symbol, (w,) if isinstance(w, int | float) else w) for symbol, w in items),
+        key=lambda item: order.get(item[0], 0),
+    )
+
+
+#: Weights of elements in one or several mixed densities: ``{"H": 1.0, "C": 6.0}`` or
+#: ``{"H": (1.0, 0.3), "C": (0.2, 1.0)}``.
+SpeciesWeights = Annotated[
+    tuple[tuple[str, tuple[float, ...]], ...], BeforeValidator(_sorted_weights)
+]
+
+
+def weight_matrix(weights: SpeciesWeights, species: tuple[str, ...]) -> NDArray[np.float64]:
+    """Return the weights as a matrix, shape (n_elements, n_densities).
+
+    Raises
+    ------
+    ValueError
+        If they are not weights of exactly these species, as many of each.
+    """
+    given = tuple(symbol for symbol, _ in weights)
+    if given != species:
+        raise ValueError(
+            f"species_weights are those of {list(given)} and the species are {list(species)}; "
+            "give weights for each of them"
+        )
+    lengths = {len(of_element) for _, of_element in weights}
+    if len(lengths) != 1 or lengths == {0}:
+        raise ValueError(
+            f"species_weights have {sorted(lengths)} numbers for an element; give the same number "
+            "of weights, at least one, for each"
+        )
+    matrix = np.array([of_element for _, of_element in weights])
+    if not matrix.any(axis=0).all():
+        raise ValueError("no element counts in one of the mixed densities; give it a weight")
+    return matrix
+
 
 _RADIAL_BASES = tuple(dict.fromkeys([*radial.FAMILIES, *radial.POINT_FAMILIES]))
 
@@ -49,6 +96,11 @@ class DensityDescriptor(Descriptor):
 
     species: tuple[str, ...] = Field(
         min_length=1, description="Chemical symbols that may occur; sorted by atomic number."
+    )
+    species_weights: SpeciesWeights | None = Field(
+        default=None,
+        description="Weights of each element in one or several mixed densities (alchemical "
+        "channels), which take the place of the elements' own.",
     )
     cutoff: float = Field(
         default=5.0, gt=0, description="Distance in Å beyond which neighbours are not seen."
@@ -143,7 +195,23 @@ class DensityDescriptor(Descriptor):
                 f"cutoff of {self.cutoff} Å; use a smaller width"
             )
         radial.check_functions(*self._radial_parameters)
+        if self.species_weights is not None:
+            weight_matrix(self.species_weights, self.species)
         return self
+
+    @property
+    def densities(self) -> NDArray[np.float64]:
+        """Weight of each element in each density that is expanded, (n_elements, n_densities)."""
+        if self.species_weights is None:
+            return np.eye(len(self.species))
+        return weight_matrix(self.species_weights, self.species)
+
+    @property
+    def density_labels(self) -> NDArray[np.int32]:
+        """Atomic number of each density; -1, -2, ... for mixed ones."""
+        if self.species_weights is None:
+            return self.species_numbers
+        return -1 - np.arange(self.densities.shape[1], dtype=np.int32)
 
     @property
     def is_continuous(self) -> bool:
@@ -178,6 +246,18 @@ def room(
     return empty_environment(expansion, int(counts.max(initial=0)), has_gradient, has_strain)
 
 
+@contextmanager
+def exact_rows(expansion: Expansion, rows: Rows) -> Iterator[Rows]:
+    """Give rows to write to; in double precision where kernels sum up a pair's row in them."""
+    if expansion.n_repeats == 1:
+        yield rows
+        return
+    exact = Rows(*(np.empty(array.shape) for array in rows))
+    yield exact
+    for array, value in zip(rows, exact, strict=True):
+        array[...] = value
+
+
 @lru_cache(maxsize=64)
 def expansion_parameters(descriptor: DensityDescriptor) -> Expansion:
     """Return the parameters of the kernels, with the radial functions tabulated."""
@@ -201,6 +281,27 @@ def expansion_parameters(descriptor: DensityDescriptor) -> Expansion:
         scaling_scale=scaling.scale if scaling else 1.0,
         scaling_exponent=scaling.exponent if scaling else 0.0,
         centre_weight=descriptor.centre_weight,
-        species=descriptor.species_table,
-        n_species=len(descriptor.species),
+        **elements_as_species(descriptor.species_numbers, descriptor.densities),
     )
+
+
+def elements_as_species(numbers: NDArray[np.int32], weights: NDArray[np.float64]) -> dict[str, Any]:
+    """Return what an :class:`Expansion` says of species.
+
+    Parameters
+    ----------
+    numbers : int32 array, shape (n_elements,)
+        Atomic numbers, ascending.
+    weights : float64 array, shape (n_elements, n_species)
+        With which weight atoms of each element count as each species.
+    """
+    element, species = np.nonzero(weights)
+    n_entries = np.zeros(len(CHEMICAL_SYMBOLS), dtype=np.int64)
+    np.add.at(n_entries, numbers[element], 1)
+    return {
+        "species_offsets": np.concatenate([[0], np.cumsum(n_entries)]),
+        "species": np.ascontiguousarray(species),
+        "species_weights": weights[element, species],
+        "n_species": weights.shape[1],
+        "n_repeats": int(n_entries.max()),
+    }

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from atomlake.descriptors.base import Citation, Gradients, Rows
 from atomlake.descriptors.cutoffs import Cutoff
@@ -16,6 +16,7 @@ from atomlake.descriptors.density import (
     DensityDescriptor,
     RadialScaling,
     batch_pairs,
+    exact_rows,
     expansion_parameters,
     room,
 )
@@ -52,6 +53,17 @@ class Soap(DensityDescriptor):
     ``dscribe``, ``dscribe_polynomial`` and ``featomic`` give the numbers of these codes, in
     their order.
 
+    With S species there are S (S + 1) / 2 pairs. ``compression`` keeps fewer of them, or pairs
+    with the density of all elements, c̄ = Σ_s w_s c[s] (Darby et al. 2022); in place of elements'
+    densities there may be a few mixed ones, with ``species_weights``:
+
+    =============  ==========================================  ============================
+    ``off``        pairs of all densities
+    ``mu1nu1``     w_s c[s] with c̄                             S n² (l_max + 1) features
+    ``crossover``  each density with itself                    S n (n + 1) / 2 (l_max + 1)
+    ``mu2``        c̄ with itself                               n (n + 1) / 2 (l_max + 1)
+    =============  ==========================================  ============================
+
     Gradients by strain take ``r`` to ``(1 + strain) r``: component ``[a, b]`` is
     ``Σ_j dp/dr_j,a · (r_j - r_i)_b``.
     """
@@ -63,6 +75,10 @@ class Soap(DensityDescriptor):
             "Bartók, Kondor & Csányi, Phys. Rev. B 87, 184115 (2013)", "10.1103/PhysRevB.87.184115"
         ),
         Citation("Musil et al., J. Chem. Phys. 154, 114109 (2021)", "10.1063/5.0044689"),
+        Citation(
+            "Darby, Kermode & Csányi, npj Comput. Mater. 8, 166 (2022)",
+            "10.1038/s41524-022-00847-y",
+        ),
     )
     body_order: ClassVar[str] = "3"
     averages: ClassVar[tuple[str, ...]] = ("none", "outer", "inner")
@@ -93,6 +109,22 @@ class Soap(DensityDescriptor):
     scale_off_diagonal: bool = Field(
         default=True, description="Whether a feature that stands for two equal ones carries √2."
     )
+    compression: Literal["off", "mu1nu1", "crossover", "mu2"] = Field(
+        default="off",
+        description="Which densities are paired: all; each element's with that of all elements; "
+        "each with itself; that of all elements with itself.",
+    )
+
+    @model_validator(mode="after")
+    def _one_mixture(self) -> Self:
+        if self.species_weights and self.compression in ("mu1nu1", "mu2"):
+            n = len(self.species_weights[0][1])
+            if n != 1:
+                raise ValueError(
+                    f"{self.compression} has one density of all elements and species_weights "
+                    f"define {n}; give one weight for each element, or switch compression off"
+                )
+        return self
 
     @classmethod
     def preset(cls, name: str, /, **parameters: Any) -> Self:
@@ -137,14 +169,37 @@ class Soap(DensityDescriptor):
                 centre_weight=0.0,
                 basis_cutoff=3.5,
             ),
+            cls(**small, compression="mu1nu1", dtype="float32"),
+            cls(**small, compression="mu1nu1", average="inner", layout="blocks"),
+            cls(**small, compression="crossover"),
+            cls(**small, compression="mu2"),
+            cls(
+                **small,
+                species_weights={s: (1.0, 0.7 - 0.3 * i) for i, s in enumerate(species)},
+            ),
         ]
 
     @property
     def n_features(self) -> int:
         """Number of features."""
-        n_species = len(self.species)
-        unequal = n_species * (n_species - 1) // 2 * self.n_max**2
-        return (self.l_max + 1) * (unequal + n_species * self._n_equal)
+        return (self.l_max + 1) * sum(self._sizes)
+
+    @property
+    def densities(self) -> NDArray[np.float64]:
+        """Weight of each element in each density that is expanded, (n_elements, n_densities)."""
+        if self.compression in ("off", "crossover"):
+            return super().densities
+        n = len(self.species)
+        mixed = np.ones((n, 1)) if self.species_weights is None else super().densities
+        return mixed if self.compression == "mu2" else np.hstack([np.diag(mixed[:, 0]), mixed])
+
+    @property
+    def density_labels(self) -> NDArray[np.int32]:
+        """Atomic number of each density; -1, -2, ... for mixed ones."""
+        if self.compression in ("off", "crossover"):
+            return super().density_labels
+        mixed = np.array([-1], dtype=np.int32)
+        return mixed if self.compression == "mu2" else np.append(self.species_numbers, mixed)
 
     def cost(self, n_neighbours: float, gradients: Gradients) -> float:
         """Estimate seconds per atom on one core; from the kernels' times on several systems."""
@@ -154,8 +209,11 @@ class Soap(DensityDescriptor):
         if gradients.positions != "none":
             # A neighbour takes part in the features of its own species alone; the rest of
             # its rows is only cleared.
-            own = (self.l_max + 1) * self._n_equal
-            mixed = (self.l_max + 1) * self.n_max**2 * (len(self.species) - 1)
+            sizes = np.array(self._sizes) * (self.l_max + 1)
+            is_equal = np.array([first == second for first, second in self._pairs])
+            share = np.count_nonzero(self.densities) / self.densities.size
+            own = share * sizes[is_equal].sum()
+            mixed = 2 * share * sizes[~is_equal].sum()
             rows = 1e-9 * own + 4e-10 * mixed + 1.5e-10 * self.n_features
             if gradients.positions == "summed":
                 rows += 1e-9 * self.n_features
@@ -165,26 +223,25 @@ class Soap(DensityDescriptor):
         return seconds
 
     def labels(self) -> xr.Dataset:
-        """Species (atomic numbers), radial functions and degree of each feature."""
-        numbers = self.species_numbers
+        """Species (atomic number; -1, ... if mixed), radial functions and degree of features."""
+        numbers = self.density_labels
         n = self.n_max
         all_pairs = np.divmod(np.arange(n * n), n)
         upper = np.triu_indices(n) if self.layout == "triangle" else all_pairs
         degrees = np.arange(self.l_max + 1)
         columns: list[list[NDArray[np.int64]]] = [[], [], [], [], []]
-        for i, first in enumerate(numbers):
-            for second in numbers[i:]:
-                n1, n2 = upper if first == second else all_pairs
-                size = len(degrees) * len(n1)
-                block = (
-                    np.full(size, first),
-                    np.full(size, second),
-                    np.repeat(degrees, len(n1)),
-                    np.tile(n1, len(degrees)),
-                    np.tile(n2, len(degrees)),
-                )
-                for column, part in zip(columns, block, strict=True):
-                    column.append(part)
+        for first, second in self._pairs:
+            n1, n2 = upper if first == second else all_pairs
+            size = len(degrees) * len(n1)
+            block = (
+                np.full(size, numbers[first]),
+                np.full(size, numbers[second]),
+                np.repeat(degrees, len(n1)),
+                np.tile(n1, len(degrees)),
+                np.tile(n2, len(degrees)),
+            )
+            for column, part in zip(columns, block, strict=True):
+                column.append(part)
         names = ("species_1", "species_2", "l", "n_1", "n_2")
         return xr.Dataset(
             coords={
@@ -202,16 +259,18 @@ class Soap(DensityDescriptor):
         rows: Rows,
     ) -> None:
         expansion = expansion_parameters(self)
-        power_spectrum(
-            expansion,
-            _layout(self),
-            batch_pairs(structures, neighbours),
-            first,
-            last,
-            room(expansion, neighbours, first, last, rows),
-            np.empty(6 * expansion.n_padded),
-            *rows,
-        )
+        with exact_rows(expansion, rows) as exact:
+            power_spectrum(
+                expansion,
+                _layout(self),
+                batch_pairs(structures, neighbours),
+                first,
+                last,
+                room(expansion, neighbours, first, last, rows),
+                np.empty(6 * expansion.n_padded),
+                np.empty((3, self.n_features)),
+                *exact,
+            )
 
     def _inner_average(
         self,
@@ -241,20 +300,29 @@ class Soap(DensityDescriptor):
             array[...] = value
 
     @property
-    def _n_equal(self) -> int:
-        """Pairs n1, n2 of one species."""
-        return self.n_max * (self.n_max + 1) // 2 if self.layout == "triangle" else self.n_max**2
+    def _pairs(self) -> list[tuple[int, int]]:
+        """Pairs of densities that have features, in their order."""
+        n = len(self.density_labels)
+        if self.compression == "crossover":
+            return [(i, i) for i in range(n)]
+        if self.compression == "mu1nu1":
+            return [(i, n - 1) for i in range(n - 1)]
+        return [(i, j) for i in range(n) for j in range(i, n)]
+
+    @property
+    def _sizes(self) -> list[int]:
+        """Number of pairs n1, n2 of each of the pairs of densities."""
+        n = self.n_max
+        equal = n * (n + 1) // 2 if self.layout == "triangle" else n**2
+        return [equal if first == second else n**2 for first, second in self._pairs]
 
 
 @lru_cache(maxsize=64)
 def _layout(soap: Soap) -> Layout:
-    n_species, n = len(soap.species), soap.n_max
-    sizes = np.full((n_species, n_species), n * n)
-    np.fill_diagonal(sizes, soap._n_equal)
-    upper = np.triu_indices(n_species)
-    ends = (soap.l_max + 1) * np.cumsum(sizes[upper])
-    offsets = np.zeros((n_species, n_species), dtype=np.int64)
-    offsets[upper] = ends - (soap.l_max + 1) * sizes[upper]
+    n_densities, n = len(soap.density_labels), soap.n_max
+    offsets = np.full((n_densities, n_densities), -1)
+    first, second = np.array(soap._pairs).T
+    offsets[first, second] = (soap.l_max + 1) * np.cumsum([0, *soap._sizes[:-1]])
     is_triangle = soap.layout == "triangle"
     twice = np.sqrt(2) if soap.scale_off_diagonal else 1.0
     equal = np.zeros((n, n_padded(n)))
@@ -271,6 +339,7 @@ def _layout(soap: Soap) -> Layout:
         block_offsets=offsets,
         is_triangle=is_triangle,
         weight_equal=equal,
-        weight_unequal=float(twice),
+        # With the density of all elements a pair of densities stands for itself.
+        weight_unequal=1.0 if soap.compression == "mu1nu1" else float(twice),
         weight_degree=degree,
     )

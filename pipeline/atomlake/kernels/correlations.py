@@ -124,6 +124,7 @@ def empty_room(
     """Allocate room for centres of at most ``max_pairs`` neighbours."""
     n_harmonics = (expansion.l_max + 1) ** 2
     n_coefficients = expansion.n_max * n_harmonics
+    max_pairs *= expansion.n_repeats
     n_values = couplings.n_components * couplings.n_features
     n_moves = 3 * max_pairs if has_positions else 0
     return Room(
@@ -208,11 +209,16 @@ def correlations(
         n_slots = expand(
             expansion, pairs, centre, environment, has_positions or has_strain, has_strain
         )
-        n_pairs = pairs.offsets[centre + 1] - pairs.offsets[centre]
+        # Of the sorted list, where a pair stands once for each species it counts as.
+        n_pairs = environment.slot_offsets[n_slots]
         _gather(expansion, environment, n_slots, room)
         if has_positions:
             _differentiate(expansion, environment, n_pairs, room)
         row = 3 * n_values * (pairs.offsets[centre] - pairs.offsets[first])
+        if has_positions and expansion.n_repeats > 1:
+            end = 3 * n_values * (pairs.offsets[centre + 1] - pairs.offsets[first])
+            for i in range(row, end):
+                gradient_positions[i] = 0.0
         for start in range(0, n_values, _TILE):
             end = min(start + _TILE, n_values)
             _couple(
@@ -233,7 +239,10 @@ def correlations(
                         to = row + (3 * environment.order[p] + axis) * n_values
                         at = 3 * p + axis
                         for v in range(start, end):
-                            gradient_positions[to + v] = room.tile[at]
+                            value = room.tile[at]
+                            if expansion.n_repeats > 1:
+                                value += gradient_positions[to + v]
+                            gradient_positions[to + v] = value
                             at += 3 * n_pairs
         row = (centre - first) * n_values
         for v in range(n_values):

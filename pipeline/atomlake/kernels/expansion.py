@@ -13,6 +13,8 @@ where ``u_j`` is the unit vector, ``g_lm`` the gradient of the solid harmonic th
 that a contraction can sum over m first and over n afterwards.
 
 One centre is worked on at a time, in an :class:`Environment` that every centre reuses.
+A species is an element, or a mixture of elements that share a density: an atom counts as one
+species or as several, each with a weight. A pair enters the sorted list once for each of them.
 Only species that occur take part: each gets a slot, in ascending order of species, and
 coefficients are ``c[lm, slot, n]`` with n padded to whole :data:`~atomlake.kernels.lanes.LANES`.
 """
@@ -66,10 +68,16 @@ class Expansion(NamedTuple):
         exponent is 0.
     centre_weight : float
         Weight of the centre's own density.
-    species : int64 array, shape (n_numbers,)
-        Index of the species with each atomic number; -1 for numbers that do not occur.
+    species_offsets : int64 array, shape (n_numbers + 1,)
+        Species of atomic number z are ``species[species_offsets[z]:species_offsets[z + 1]]``.
+    species : int64 array
+        Species that atoms of each atomic number count as.
+    species_weights : float64 array
+        Weight in each of them.
     n_species : int
         Number of species.
+    n_repeats : int
+        Most species that one atom counts as.
     """
 
     n_max: int
@@ -86,8 +94,11 @@ class Expansion(NamedTuple):
     scaling_scale: float
     scaling_exponent: float
     centre_weight: float
+    species_offsets: Integers
     species: Integers
+    species_weights: Floats
     n_species: int
+    n_repeats: int
 
 
 class Pairs(NamedTuple):
@@ -138,6 +149,8 @@ class Environment(NamedTuple):
         Species that occur.
     order : int64 array
         The pair, relative to the centre's first, at each place of the sorted list.
+    weights : float64 array
+        Its weight.
     slot_offsets : int64 array, shape (n_species + 1,)
         Sorted pairs of each slot.
     distances, fading, fading_slope : float64 array
@@ -158,6 +171,7 @@ class Environment(NamedTuple):
 
     slots: Slots
     order: Integers
+    weights: Floats
     slot_offsets: Integers
     distances: Floats
     directions: Floats
@@ -174,6 +188,7 @@ def empty_environment(
     expansion: Expansion, max_pairs: int, has_gradient: bool, has_strain: bool
 ) -> Environment:
     """Allocate room for centres of at most ``max_pairs`` neighbours."""
+    max_pairs *= expansion.n_repeats
     n_harmonics = (expansion.l_max + 1) ** 2
     n_radial = (expansion.l_max + 1) * expansion.n_padded
     n_coefficients = n_harmonics * expansion.n_species * expansion.n_padded
@@ -184,6 +199,7 @@ def empty_environment(
             np.empty(expansion.n_species, np.int64), np.empty(expansion.n_species, np.int64)
         ),
         order=np.empty(max_pairs, np.int64),
+        weights=np.empty(max_pairs),
         slot_offsets=np.empty(expansion.n_species + 1, np.int64),
         distances=np.empty(padded),
         directions=np.empty(3 * padded),
@@ -215,8 +231,11 @@ def expansion_pointers(expansion: Expansion) -> Expansion:
         expansion.scaling_scale,
         expansion.scaling_exponent,
         expansion.centre_weight,
+        pointer(expansion.species_offsets),
         pointer(expansion.species),
+        pointer(expansion.species_weights),
         expansion.n_species,
+        expansion.n_repeats,
     )
 
 
@@ -238,6 +257,7 @@ def environment_pointers(environment: Environment) -> Environment:
     return Environment(
         Slots(pointer(environment.slots.of_species), pointer(environment.slots.species)),
         pointer(environment.order),
+        pointer(environment.weights),
         pointer(environment.slot_offsets),
         pointer(environment.distances),
         pointer(environment.directions),
@@ -278,9 +298,9 @@ def expand(
     int
         Number of slots in use.
     """
-    n_pairs = pairs.offsets[centre + 1] - pairs.offsets[centre]
     n_slots = _sort_by_species(expansion, pairs, centre, environment)
-    _sorted_geometry(expansion, pairs, centre, environment)
+    n_pairs = environment.slot_offsets[n_slots]
+    _sorted_geometry(expansion, pairs, centre, n_pairs, environment)
     n_harmonics = (expansion.l_max + 1) ** 2
     block_size = (4 if has_gradient else 1) * n_harmonics * LANES
     for block in range((n_pairs + LANES - 1) // LANES):
@@ -309,11 +329,13 @@ def expand(
         for i in range(0, 6 * n_harmonics * width, LANES):
             store(environment.strain, i, zero)
     if expansion.centre_weight != 0.0:
-        slot = environment.slots.of_species[expansion.species[pairs.numbers[centre]]]
-        weight = broadcast(expansion.centre_weight * _Y00)
-        for n in range(0, expansion.n_padded, LANES):
-            value = weight * load(expansion.table, n)
-            store(environment.coefficients, slot * expansion.n_padded + n, value)
+        number = pairs.numbers[centre]
+        for e in range(expansion.species_offsets[number], expansion.species_offsets[number + 1]):
+            slot = environment.slots.of_species[expansion.species[e]]
+            weight = broadcast(expansion.centre_weight * expansion.species_weights[e] * _Y00)
+            for n in range(0, expansion.n_padded, LANES):
+                value = weight * load(expansion.table, n)
+                store(environment.coefficients, slot * expansion.n_padded + n, value)
     for slot in range(n_slots):
         end = environment.slot_offsets[slot + 1]
         for p in range(environment.slot_offsets[slot], end, TOGETHER):
@@ -335,26 +357,34 @@ def _sort_by_species(
     last = pairs.offsets[centre + 1]
     slots = environment.slots
     slot_offsets = environment.slot_offsets
-    own_species = expansion.species[pairs.numbers[centre]]
+    entries = expansion.species_offsets
     for s in range(expansion.n_species):
-        slots.of_species[s] = 0
+        slots.of_species[s] = -1
+    if expansion.centre_weight != 0.0:
+        number = pairs.numbers[centre]
+        for e in range(entries[number], entries[number + 1]):
+            slots.of_species[expansion.species[e]] = 0
     for pair in range(first, last):
-        slots.of_species[expansion.species[pairs.numbers[pairs.neighbour_index[pair]]]] += 1
+        number = pairs.numbers[pairs.neighbour_index[pair]]
+        for e in range(entries[number], entries[number + 1]):
+            s = expansion.species[e]
+            slots.of_species[s] = max(slots.of_species[s], 0) + 1
     n_slots = 0
     slot_offsets[0] = 0
     for s in range(expansion.n_species):
         count = slots.of_species[s]
-        if count > 0 or (s == own_species and expansion.centre_weight != 0.0):
+        if count >= 0:
             slots.of_species[s] = n_slots
             slots.species[n_slots] = s
             n_slots += 1
             slot_offsets[n_slots] = slot_offsets[n_slots - 1] + count
-        else:
-            slots.of_species[s] = -1
     for pair in range(first, last):
-        slot = slots.of_species[expansion.species[pairs.numbers[pairs.neighbour_index[pair]]]]
-        environment.order[slot_offsets[slot]] = pair - first
-        slot_offsets[slot] += 1
+        number = pairs.numbers[pairs.neighbour_index[pair]]
+        for e in range(entries[number], entries[number + 1]):
+            slot = slots.of_species[expansion.species[e]]
+            environment.order[slot_offsets[slot]] = pair - first
+            environment.weights[slot_offsets[slot]] = expansion.species_weights[e]
+            slot_offsets[slot] += 1
     # Each offset has moved on to the next slot's start.
     for slot in range(n_slots, 0, -1):
         slot_offsets[slot] = slot_offsets[slot - 1]
@@ -364,10 +394,9 @@ def _sort_by_species(
 
 @inlined
 def _sorted_geometry(
-    expansion: Expansion, pairs: Pairs, centre: int, environment: Environment
+    expansion: Expansion, pairs: Pairs, centre: int, n_pairs: int, environment: Environment
 ) -> None:
     first = pairs.offsets[centre]
-    n_pairs = pairs.offsets[centre + 1] - first
     directions = environment.directions
     for p in range(n_pairs):
         pair = first + environment.order[p]
@@ -389,6 +418,9 @@ def _sorted_geometry(
         environment.fading,
         environment.fading_slope,
     )
+    for p in range(n_pairs):
+        environment.fading[p] *= environment.weights[p]
+        environment.fading_slope[p] *= environment.weights[p]
     if expansion.scaling_exponent != 0.0:
         for p in range(n_pairs):
             r = environment.distances[p]

@@ -2,9 +2,9 @@
 
     p[s1, s2, l, n1, n2] = weight Σ_m c[lm, s1, n1] c[lm, s2, n2]
 
-for ``s1 <= s2`` (and ``n1 <= n2`` within a species, where the layout asks for it). Every
-derivative is the same contraction with one factor differentiated. By the neighbour
-vector that is a product of vectors over n only: with the sums over m of a pair,
+for all or some ``s1 <= s2`` (and ``n1 <= n2`` within a species, where the layout asks for
+it). Every derivative is the same contraction with one factor differentiated. By the
+neighbour vector that is a product of vectors over n only: with the sums over m of a pair,
 
     A[s', n'] = Σ_m Y_lm c[lm, s', n'],   B_x[s', n'] = Σ_m g_lm,x c[lm, s', n'],
 
@@ -46,7 +46,8 @@ class Layout(NamedTuple):
     n_features : int
         Length of a row.
     block_offsets : int64 array, shape (n_species, n_species)
-        First feature of each species pair ``s1 <= s2``; within it, l, n1, n2.
+        First feature of each species pair ``s1 <= s2``; within it, l, n1, n2. -1 for pairs that
+        have no features.
     is_triangle : bool
         Whether ``n1 <= n2`` where ``s1 = s2``.
     weight_equal : float64 array, shape (n_max, n_padded)
@@ -87,6 +88,7 @@ def power_spectrum(
     last: int,
     environment: Environment,
     sums: Floats,
+    row: Floats,
     features: Output,
     gradient_positions: Output,
     gradient_strain: Output,
@@ -97,7 +99,7 @@ def power_spectrum(
     ----------
     environment : Environment
         Room for the largest of the centres.
-    sums : array, shape (6 n_padded,)
+    sums, row : array, shapes (6 n_padded,) and (3, n_features)
         More room.
     features : array, shape (n, n_features)
         Output.
@@ -113,6 +115,7 @@ def power_spectrum(
     pairs = pair_pointers(pairs)
     environment = environment_pointers(environment)
     sums = pointer(sums)
+    row = pointer(row)
     features = pointer(features)
     gradient_positions = pointer(gradient_positions)
     gradient_strain = pointer(gradient_strain)
@@ -122,18 +125,36 @@ def power_spectrum(
         n_slots = expand(
             expansion, pairs, centre, environment, has_positions or has_strain, has_strain
         )
-        row = centre - first
-        _contract(expansion, layout, slots, n_slots, environment, features, row * n_features)
+        at = (centre - first) * n_features
+        _contract(expansion, layout, slots, n_slots, environment, features, at)
         if has_strain:
-            at = 9 * row * n_features
             _differentiate_by_strain(
-                expansion, layout, slots, n_slots, environment, gradient_strain, at
+                expansion, layout, slots, n_slots, environment, gradient_strain, 9 * at
             )
         if has_positions:
             first_pair = pairs.offsets[centre] - pairs.offsets[first]
+            if expansion.n_repeats > 1:
+                end = pairs.offsets[centre + 1] - pairs.offsets[first]
+                for i in range(3 * n_features * first_pair, 3 * n_features * end):
+                    gradient_positions[i] = 0.0
             for slot in range(n_slots):
                 for p in range(environment.slot_offsets[slot], environment.slot_offsets[slot + 1]):
                     at = 3 * n_features * (first_pair + environment.order[p])
+                    if expansion.n_repeats == 1:
+                        _differentiate_by_pair(
+                            expansion,
+                            layout,
+                            environment,
+                            p,
+                            slots,
+                            n_slots,
+                            slot,
+                            environment.coefficients,
+                            sums,
+                            gradient_positions,
+                            at,
+                        )
+                        continue
                     _differentiate_by_pair(
                         expansion,
                         layout,
@@ -144,9 +165,11 @@ def power_spectrum(
                         slot,
                         environment.coefficients,
                         sums,
-                        gradient_positions,
-                        at,
+                        row,
+                        0,
                     )
+                    for f in range(3 * n_features):
+                        gradient_positions[at + f] += row[f]
 
 
 @kernel
@@ -216,31 +239,32 @@ def power_spectrum_of_mean(
         for i in range((begin - origin) * n_row, (end - origin) * n_row):
             gradient_positions[i] = 0.0
         for centre in range(begin, end):
-            expand(expansion, pairs, centre, environment, True, False)
-            for p in range(pairs.offsets[centre + 1] - pairs.offsets[centre]):
-                pair = pairs.offsets[centre] + environment.order[p]
-                neighbour = pairs.neighbour_index[pair]
-                if neighbour == centre:
-                    continue
-                slot = mean.slots.of_species[expansion.species[pairs.numbers[neighbour]]]
-                _differentiate_by_pair(
-                    expansion,
-                    layout,
-                    environment,
-                    p,
-                    mean.slots,
-                    n_slots,
-                    slot,
-                    mean.coefficients,
-                    sums,
-                    row,
-                    0,
-                )
-                to = (neighbour - origin) * n_row
-                back = (centre - origin) * n_row
-                for f in range(n_row):
-                    gradient_positions[to + f] += weight * row[f]
-                    gradient_positions[back + f] -= weight * row[f]
+            n = expand(expansion, pairs, centre, environment, True, False)
+            for slot in range(n):
+                mean_slot = mean.slots.of_species[environment.slots.species[slot]]
+                for p in range(environment.slot_offsets[slot], environment.slot_offsets[slot + 1]):
+                    pair = pairs.offsets[centre] + environment.order[p]
+                    neighbour = pairs.neighbour_index[pair]
+                    if neighbour == centre:
+                        continue
+                    _differentiate_by_pair(
+                        expansion,
+                        layout,
+                        environment,
+                        p,
+                        mean.slots,
+                        n_slots,
+                        mean_slot,
+                        mean.coefficients,
+                        sums,
+                        row,
+                        0,
+                    )
+                    to = (neighbour - origin) * n_row
+                    back = (centre - origin) * n_row
+                    for f in range(n_row):
+                        gradient_positions[to + f] += weight * row[f]
+                        gradient_positions[back + f] -= weight * row[f]
 
 
 @inlined
@@ -260,7 +284,9 @@ def _average(
     for s in range(expansion.n_species):
         mean.slots.of_species[s] = -1
     for atom in range(first, last):
-        mean.slots.of_species[expansion.species[pairs.numbers[atom]]] = 0
+        number = pairs.numbers[atom]
+        for e in range(expansion.species_offsets[number], expansion.species_offsets[number + 1]):
+            mean.slots.of_species[expansion.species[e]] = 0
     n_slots = 0
     for s in range(expansion.n_species):
         if mean.slots.of_species[s] == 0:
@@ -366,7 +392,10 @@ def _contract_factors(
             is_equal = slot1 == slot2
             species1 = slots.species[slot1]
             species2 = slots.species[slot2]
-            block = out_at + layout.block_offsets[species1 * expansion.n_species + species2]
+            block = layout.block_offsets[species1 * expansion.n_species + species2]
+            if block < 0:
+                continue
+            block += out_at
             for l in range(expansion.l_max + 1):
                 # Four rows at a time share the loads of the columns.
                 for n1 in range(0, n_max, 4):
@@ -425,13 +454,16 @@ def _differentiate_by_pair(
         slope = (2 * p * (expansion.l_max + 1) + l) * n_padded
         level = slope + (expansion.l_max + 1) * n_padded
         for other in range(n_slots):
+            species1 = slots.species[min(slot, other)]
+            species2 = slots.species[max(slot, other)]
+            block = layout.block_offsets[species1 * expansion.n_species + species2]
+            if block < 0:
+                continue
+            block += out_at
             weight = layout.weight_degree[l]
             if other != slot:
                 weight *= layout.weight_unequal
             _sum_over_m(expansion, environment, p, l, coefficients, n_slots, other, weight, sums)
-            species1 = slots.species[min(slot, other)]
-            species2 = slots.species[max(slot, other)]
-            block = out_at + layout.block_offsets[species1 * expansion.n_species + species2]
             for axis in range(3):
                 a = axis * n_padded
                 b = a + 3 * n_padded
@@ -600,6 +632,8 @@ def _clear_absent(
     n = expansion.n_max
     for s1 in range(n_species):
         for s2 in range(s1, n_species):
+            if layout.block_offsets[s1 * n_species + s2] < 0:
+                continue
             is_absent = slots.of_species[s1] < 0 or slots.of_species[s2] < 0
             if is_absent or (species >= 0 and s1 != species and s2 != species):
                 n_equal = n * (n + 1) // 2 if layout.is_triangle else n * n
