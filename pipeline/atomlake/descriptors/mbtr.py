@@ -19,7 +19,7 @@ from scipy.special import ndtr
 from atomlake.descriptors.base import Citation, Descriptor, Gradients, Rows
 from atomlake.errors import SetAside
 from atomlake.kernels import many_body_tensor as kernels
-from atomlake.kernels.lanes import LANES
+from atomlake.kernels.lanes import LANES, n_padded
 from atomlake.neighbours import Neighbours
 from atomlake.structures import Structures
 
@@ -29,6 +29,8 @@ Integers = NDArray[np.int64]
 #: A Gaussian is left out of bins that begin this many σ away from its centre, where it is
 #: 1e-15 of its maximum.
 REACH = 8.3
+#: Longest segment in units of σ.
+MAX_SEGMENT = 0.6
 #: Narrowest Gaussian in units of a bin. A histogram would do, and it has no derivative.
 MIN_SIGMA = 1e-3
 
@@ -398,13 +400,16 @@ class _ManyBodyTensor(Descriptor):
         )
         # No centre has more neighbours than pairs in the list, or atoms in its structure.
         n_listed = np.diff(neighbours.pair_offsets[first : last + 1]).max(initial=0)
-        scratch = kernels.scratch(int(max(n_listed, np.diff(structure_offsets).max(initial=0))))
+        capacity = int(max(n_listed, np.diff(structure_offsets).max(initial=0)))
+        has_gradients = len(rows.gradient_positions) + len(rows.gradient_strain) > 0
         for term, factor in zip(_kernel_terms(self), factors, strict=True):
             if term is None:
                 continue
             output = kernels.Output(
                 self.native_rows == "atom", self.n_features, factor.shape[1], factor, *rows
             )
+            n_moments = 0 if has_gradients else term.bins.n_segments * kernels.N_COEFFICIENTS
+            scratch = kernels.scratch(capacity, factor.shape[1], n_moments)
             add = kernels.add_pairs if term.channel.ndim == 2 else kernels.add_triples
             add(first, last, atoms, pairs, term, scratch, output)
         for x, y in ((1, 0), (2, 0), (2, 1)):
@@ -772,35 +777,40 @@ def _kernel_terms(tensor: _ManyBodyTensor) -> list[kernels.Term | None]:
 
 
 def _bins(grid: Grid, has_unit_area: bool) -> kernels.Bins:
-    """Bins with the Taylor series of a Gaussian's share around the middle of each part of a bin.
+    """Bins with the Taylor series of a Gaussian's share around the middle of each segment.
 
     The derivative of degree d of the distribution function is, up to its sign, the Hermite
-    polynomial of degree d - 1 times the Gaussian. On parts of σ / 4, 12 coefficients
-    leave out 3e-16 of the Gaussian's maximum.
+    polynomial of degree d - 1 times the Gaussian. 16 coefficients leave out 4e-16 of the
+    Gaussian's maximum.
     """
-    n_parts = math.ceil(4.0 * grid.width / grid.sigma)
+    bins_per_segment = max(1, math.floor(MAX_SEGMENT * grid.sigma / grid.width))
+    segments_per_bin = max(1, math.ceil(grid.width / (MAX_SEGMENT * grid.sigma)))
+    segment = grid.width * bins_per_segment / segments_per_bin
     n_before = math.ceil(REACH * grid.sigma / grid.width)
-    n_blocks = -(-(2 * n_before + 1) // LANES)
+    n_blocks = n_padded(bins_per_segment + 2 * n_before) // LANES
     index = np.arange(n_blocks * LANES) - n_before
-    middle = (np.arange(n_parts)[:, None] + 0.5) / n_parts
-    half = 0.5 * grid.width / n_parts / grid.sigma
-    table = np.empty((n_parts, kernels.N_COEFFICIENTS, len(index)))
-    table[:, 0] = _shares(grid, grid.first_edge + grid.width * middle, has_unit_area, index)
-    lower = (index - middle) * grid.width / grid.sigma
+    middle = segment * (np.arange(segments_per_bin)[:, None] + 0.5)
+    table = np.empty((segments_per_bin, kernels.N_COEFFICIENTS, len(index)))
+    table[:, 0] = _shares(grid, grid.first_edge + middle, has_unit_area, index)
+    lower = (index * grid.width - middle) / grid.sigma
     upper = lower + grid.width / grid.sigma
     scale = -_height(grid, has_unit_area)
     for degree in range(1, kernels.N_COEFFICIENTS):
-        scale *= half / degree
+        scale *= 0.5 * segment / grid.sigma / degree
         table[:, degree] = scale * (_derivative(degree, upper) - _derivative(degree, lower))
-    blocks = table.reshape(n_parts, kernels.N_COEFFICIENTS, n_blocks, LANES).swapaxes(1, 2)
+    n_outside = math.ceil(REACH * grid.sigma / segment)
+    blocks = table.reshape(segments_per_bin, kernels.N_COEFFICIENTS, n_blocks, LANES)
     return kernels.Bins(
-        grid.first_edge,
-        grid.width,
-        grid.n_bins,
-        n_before,
-        n_parts,
-        n_blocks,
-        np.ascontiguousarray(blocks),
+        first_edge=grid.first_edge,
+        n_bins=grid.n_bins,
+        segment=segment,
+        bins_per_segment=bins_per_segment,
+        segments_per_bin=segments_per_bin,
+        first_segment=-n_outside,
+        n_segments=math.ceil(grid.n_bins * grid.width / segment) + 2 * n_outside,
+        n_before=n_before,
+        n_blocks=n_blocks,
+        table=np.ascontiguousarray(blocks.swapaxes(1, 2)),
     )
 
 

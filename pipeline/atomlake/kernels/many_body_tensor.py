@@ -1,10 +1,13 @@
 """Sums of Gaussians on a grid, one for each pair or triple of atoms.
 
 A pair or a triple is one number (a distance, the cosine of an angle, ...), broadened by a
-Gaussian whose share in each bin of a grid is added to the bins of its species. The share
-in the bin that lies m bins away depends only on where in its own bin the number lies; on
-a part of the bin it is a polynomial, from a table (:class:`Bins`). A Gaussian is thus a
-few SIMD registers of polynomials, with no call of the error function.
+Gaussian whose share in each bin of a grid is added to the bins of its species. The axis
+is cut into segments no longer than half a standard deviation. On a segment the share in a
+bin is a polynomial in the place of the Gaussian's centre, ``Σ_d c_d x^d``, with coefficients
+from a table (:class:`Bins`). So the sum over all Gaussians on a segment needs only their
+moments ``Σ w x^d``: a Gaussian costs two SIMD registers, and a segment with its hundred
+bins is evaluated once, whatever the number of Gaussians. Gradients are evaluated for each
+Gaussian, as each has atoms of its own. There is no call of the error function.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from numpy.typing import NDArray
 from atomlake.kernels.compiled import inlined, kernel
 from atomlake.kernels.cutoffs import AMP_POLYNOMIAL, cutoff_function
 from atomlake.kernels.elementary import exponential
-from atomlake.kernels.lanes import LANES, broadcast, load, load_some, pointer, store_some
+from atomlake.kernels.lanes import LANES, append_below, load, load_some, pointer, store, store_some
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -34,8 +37,8 @@ EXPONENTIAL = 1
 INVERSE_SQUARE = 2
 SMOOTH_CUTOFF = 3
 
-#: Coefficients of each polynomial of :class:`Bins`.
-N_COEFFICIENTS = 12
+#: Coefficients of each polynomial of :class:`Bins`: two registers.
+N_COEFFICIENTS = 2 * LANES
 
 #: Below this sine three atoms lie on a line, where the angle has no derivative.
 COLLINEAR_SINE = 1e-6
@@ -48,24 +51,33 @@ class Bins(NamedTuple):
 
     Attributes
     ----------
-    first_edge, width : float
-        Where the first bin begins, and how wide bins are.
+    first_edge : float
+        Where the first bin begins, and the segment 0.
     n_bins : int
         Bins of the grid.
+    segment : float
+        Length of a segment of the axis.
+    bins_per_segment, segments_per_bin : int
+        A segment is several whole bins, or a part of one; the other number is 1.
+    first_segment, n_segments : int
+        Segments from which a Gaussian reaches the grid; the first is negative.
     n_before : int
-        The table begins this many bins before the bin that holds the centre.
-    n_parts, n_blocks : int
-        Parts that each bin is cut into, and blocks of bins around it.
-    table : float64 array, shape (n_parts, n_blocks, N_COEFFICIENTS, LANES)
+        The table begins this many bins before the bin in which the segment begins.
+    n_blocks : int
+        Blocks of bins in the table.
+    table : float64 array, shape (segments_per_bin, n_blocks, N_COEFFICIENTS, LANES)
         Coefficients in ascending order of the polynomial in x, which runs from -1 to 1
-        while the centre crosses one part of its bin.
+        along the segment.
     """
 
     first_edge: float
-    width: float
     n_bins: int
+    segment: float
+    bins_per_segment: int
+    segments_per_bin: int
+    first_segment: int
+    n_segments: int
     n_before: int
-    n_parts: int
     n_blocks: int
     table: Floats
 
@@ -191,17 +203,24 @@ class Scratch(NamedTuple):
     # The weighting's function of r, and its derivative.
     side: Floats
     side_slope: Floats
-    # Neighbours that make a triple with one of them: their distances from it, and the
-    # weighting's function of these.
-    other: Integers
+    # Neighbours that make a triple with one of them: by how much the squared third side falls
+    # short, the side, and the weighting's function of it.
+    other: NDArray[np.int32]
+    excess: Floats
     third: Floats
     third_side: Floats
     third_slope: Floats
-    # Gaussians to add: where, how much, to which channel; place of the triple in the lists above.
+    # Gaussians to add: where, how much, to which channel; place of the pair or triple above.
     value: Floats
     weight: Floats
     channel: Integers
     place: Integers
+    # (n_channels,) whether a row has Gaussians of the channel, and (n_channels, n_segments,
+    # N_COEFFICIENTS) their moments.
+    is_touched: Integers
+    moments: Floats
+    # (6, LANES) factors of the powers of x.
+    powers: Floats
     # Runs of bins that a Gaussian changes in the gradients: where each begins, and what the
     # share in a bin and its derivative by the value are multiplied with. Those of the gradient
     # by strain begin at N_POSITION_RUNS.
@@ -258,21 +277,34 @@ class _Arm(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """Which polynomials a Gaussian has, and over which bins."""
+    """The bins that a Gaussian of one segment reaches."""
 
-    # Bin of the grid where the table begins; may be negative.
+    # Bin where the table begins; may be negative.
     start: int
     # Range of the table's blocks that overlap with the grid.
     first_block: int
     last_block: int
-    # Part of the bin where the centre of the Gaussian is, and x on it.
-    part: int
-    x: float
+    # Where the coefficients of the segment begin in the table.
+    coefficients: int
 
 
-def scratch(capacity: int) -> Scratch:
-    """Return memory for centres of up to ``capacity`` neighbours."""
+def scratch(capacity: int, n_channels: int, n_moments: int) -> Scratch:
+    """Return memory for centres of up to ``capacity`` neighbours.
+
+    Parameters
+    ----------
+    capacity : int
+        Most neighbours of a centre.
+    n_channels : int
+        Channels of the term.
+    n_moments : int
+        Moments of each channel; none are needed for gradients.
+    """
+    # Blocks of lanes are read and written whole.
+    capacity += LANES
     n_runs = _N_POSITION_RUNS + _N_STRAIN_RUNS
+    lane = np.arange(LANES)
+    has_power = [(lane & power) > 0 for power in (1, 2, 4)]
     return Scratch(
         x=np.empty(capacity),
         y=np.empty(capacity),
@@ -282,7 +314,8 @@ def scratch(capacity: int) -> Scratch:
         row=np.empty(capacity, np.int64),
         side=np.empty(capacity),
         side_slope=np.empty(capacity),
-        other=np.empty(capacity, np.int64),
+        other=np.empty(capacity, np.int32),
+        excess=np.empty(capacity),
         third=np.empty(capacity),
         third_side=np.empty(capacity),
         third_slope=np.empty(capacity),
@@ -290,6 +323,9 @@ def scratch(capacity: int) -> Scratch:
         weight=np.empty(capacity),
         channel=np.empty(capacity, np.int64),
         place=np.empty(capacity, np.int64),
+        is_touched=np.zeros(n_channels, np.int64),
+        moments=np.zeros((n_channels, n_moments)),
+        powers=np.array([f for has in has_power for f in (has, ~has)], dtype=np.float64),
         run=np.empty(n_runs, np.int64),
         by_share=np.empty(n_runs),
         by_slope=np.empty(n_runs),
@@ -335,9 +371,11 @@ def add_pairs(
             scratch.weight[n_gaussians] = factor * side
             scratch.channel[n_gaussians] = channel
             scratch.place[n_gaussians] = j
-            n_gaussians += 1
+            n_gaussians += side > 0.0
         if not (has_positions or has_strain):
-            _add_values(n_gaussians, feature_row, term, scratch, output)
+            _add_moments(n_gaussians, term.bins, scratch)
+            if output.is_local or _is_last(i, first, last, atoms):
+                _add_values(feature_row, term, scratch, output)
             continue
         for g in range(n_gaussians):
             j = scratch.place[g]
@@ -392,10 +430,10 @@ def add_triples(
             scratch.side[j], scratch.side_slope[j] = _side(term.weighting, scratch.r[j])
         for j in range(n_near):
             n_others = _list_others(j, n, limit, scratch)
-            for t in range(n_others):
-                scratch.third_side[t], scratch.third_slope[t] = _side(
-                    term.weighting, scratch.third[t]
-                )
+            if is_closed or output.is_local:
+                for t in range(n_others):
+                    side = _side(term.weighting, scratch.third[t])
+                    scratch.third_side[t], scratch.third_slope[t] = side
             for corner in range(3 if output.is_local else 1):
                 n_gaussians = 0
                 for t in range(n_others):
@@ -411,7 +449,7 @@ def add_triples(
                     scratch.place[n_gaussians] = t
                     n_gaussians += weight > 0.0
                 if not (has_positions or has_strain):
-                    _add_values(n_gaussians, feature_row, term, scratch, output)
+                    _add_moments(n_gaussians, term.bins, scratch)
                     continue
                 for g in range(n_gaussians):
                     at, p, q = _triangle(corner, j, scratch.place[g], own_species, own_row, scratch)
@@ -437,6 +475,16 @@ def add_triples(
                         scratch,
                         output,
                     )
+        if not (has_positions or has_strain) and (
+            output.is_local or _is_last(i, first, last, atoms)
+        ):
+            _add_values(feature_row, term, scratch, output)
+
+
+@inlined
+def _is_last(i: int, first: int, last: int, atoms: Atoms) -> bool:
+    """Whether no later centre is of the same structure."""
+    return i + 1 == last or atoms.structure[i + 1 - first] != atoms.structure[i - first]
 
 
 @inlined
@@ -467,10 +515,13 @@ def _term_pointers(term: Term) -> Term:
         term.geometry,
         Bins(
             bins.first_edge,
-            bins.width,
             bins.n_bins,
+            bins.segment,
+            bins.bins_per_segment,
+            bins.segments_per_bin,
+            bins.first_segment,
+            bins.n_segments,
             bins.n_before,
-            bins.n_parts,
             bins.n_blocks,
             pointer(bins.table),
         ),
@@ -506,6 +557,7 @@ def _scratch_pointers(scratch: Scratch) -> Scratch:
         pointer(scratch.side),
         pointer(scratch.side_slope),
         pointer(scratch.other),
+        pointer(scratch.excess),
         pointer(scratch.third),
         pointer(scratch.third_side),
         pointer(scratch.third_slope),
@@ -513,6 +565,9 @@ def _scratch_pointers(scratch: Scratch) -> Scratch:
         pointer(scratch.weight),
         pointer(scratch.channel),
         pointer(scratch.place),
+        pointer(scratch.is_touched),
+        pointer(scratch.moments),
+        pointer(scratch.powers),
         pointer(scratch.run),
         pointer(scratch.by_share),
         pointer(scratch.by_slope),
@@ -598,18 +653,19 @@ def _gather(
 
 @inlined
 def _list_others(j: int, n: int, limit: float, scratch: Scratch) -> int:
-    """List neighbours after j with which the perimeter stays within the limit; count them."""
-    x, y, z, r = scratch.x[j], scratch.y[j], scratch.z[j], scratch.r[j]
-    for k in range(j + 1, n):
-        dx, dy, dz = scratch.x[k] - x, scratch.y[k] - y, scratch.z[k] - z
-        scratch.third[k] = math.sqrt(dx * dx + dy * dy + dz * dz)
+    """List neighbours after j with which the perimeter stays below the limit; count them."""
+    x, y, z, rest = scratch.x[j], scratch.y[j], scratch.z[j], limit - scratch.r[j]
     n_others = 0
-    for k in range(j + 1, n):
-        third = scratch.third[k]
-        # Never further along than k, so that what is still to be read stays.
-        scratch.other[n_others] = k
-        scratch.third[n_others] = third
-        n_others += r + scratch.r[k] + third <= limit
+    for k in range(j + 1, n, LANES):
+        dx, dy, dz = load(scratch.x, k) - x, load(scratch.y, k) - y, load(scratch.z, k) - z
+        # The longest third side that the limit leaves.
+        longest = rest - load(scratch.r, k)
+        excess = dx * dx + dy * dy + dz * dz - longest * longest
+        n_others = append_below(scratch.excess, scratch.other, n_others, excess, 0.0, k, n)
+    for t in range(n_others):
+        k = scratch.other[t]
+        dx, dy, dz = scratch.x[k] - x, scratch.y[k] - y, scratch.z[k] - z
+        scratch.third[t] = math.sqrt(dx * dx + dy * dy + dz * dz)
     return n_others
 
 
@@ -720,19 +776,54 @@ def _combined(a: float, u: Vector, b: float, v: Vector) -> Vector:
 
 
 @inlined
-def _add_values(n: int, feature_row: int, term: Term, scratch: Scratch, output: Output) -> None:
-    """Add the first n Gaussians of the list to the features."""
-    bins, row = term.bins, feature_row * output.n_features + term.first_column
+def _add_moments(n: int, bins: Bins, scratch: Scratch) -> None:
+    """Add the first n Gaussians of the list to the moments of their segments."""
+    moments = scratch.moments
+    has_x, no_x = load(scratch.powers, 0), load(scratch.powers, LANES)
+    has_x2, no_x2 = load(scratch.powers, 2 * LANES), load(scratch.powers, 3 * LANES)
+    has_x4, no_x4 = load(scratch.powers, 4 * LANES), load(scratch.powers, 5 * LANES)
     for g in range(n):
-        window = _window(bins, scratch.value[g])
-        weight = broadcast(scratch.weight[g])
-        start = row + scratch.channel[g] * bins.n_bins
-        for block in range(window.first_block, window.last_block):
-            bin_ = window.start + block * LANES
-            lower, upper = max(0, -bin_), min(LANES, bins.n_bins - bin_)
-            share = _share(bins, window, block)
-            sum_ = load_some(output.features, start + bin_, lower, upper) + weight * share
-            store_some(output.features, start + bin_, sum_, lower, upper)
+        segment, x = _segment(bins, scratch.value[g])
+        place = segment - bins.first_segment
+        if place < 0 or place >= bins.n_segments:
+            continue
+        scratch.is_touched[scratch.channel[g]] = 1
+        x2 = x * x
+        x4 = x2 * x2
+        # The powers of x from 0 to 7; in lane d are the factors that the bits of d say.
+        low = (has_x * x + no_x) * (has_x2 * x2 + no_x2) * (has_x4 * x4 + no_x4) * scratch.weight[g]
+        t = (scratch.channel[g] * bins.n_segments + place) * N_COEFFICIENTS
+        store(moments, t, load(moments, t) + low)
+        store(moments, t + LANES, load(moments, t + LANES) + low * (x4 * x4))
+
+
+@inlined
+def _add_values(feature_row: int, term: Term, scratch: Scratch, output: Output) -> None:
+    """Turn all moments into features of a row, and clear them."""
+    bins, moments, features = term.bins, scratch.moments, output.features
+    row = feature_row * output.n_features + term.first_column
+    zeros = load(moments, 0) * 0.0
+    for channel in range(output.n_channels):
+        if scratch.is_touched[channel] == 0:
+            continue
+        scratch.is_touched[channel] = 0
+        start = row + channel * bins.n_bins
+        for place in range(bins.n_segments):
+            t = (channel * bins.n_segments + place) * N_COEFFICIENTS
+            # The sum of weights, all of which are positive.
+            if moments[t] == 0.0:
+                continue
+            window = _window(bins, bins.first_segment + place)
+            for block in range(window.first_block, window.last_block):
+                bin_ = window.start + block * LANES
+                lower, upper = max(0, -bin_), min(LANES, bins.n_bins - bin_)
+                at = window.coefficients + block * N_COEFFICIENTS * LANES
+                sum_ = load_some(features, start + bin_, lower, upper)
+                for d in range(N_COEFFICIENTS):
+                    sum_ = sum_ + load(bins.table, at + d * LANES) * moments[t + d]
+                store_some(features, start + bin_, sum_, lower, upper)
+            store(moments, t, zeros)
+            store(moments, t + LANES, zeros)
 
 
 @inlined
@@ -766,14 +857,14 @@ def _add_value_and_changes(
     if has_strain:
         n_strain = _N_STRAIN_RUNS
         _list_strain_runs(p, q, feature_row, column, scratch, output)
-    window = _window(bins, scratch.value[g])
-    weight = broadcast(scratch.weight[g])
+    segment, x = _segment(bins, scratch.value[g])
+    window = _window(bins, segment)
     start = feature_row * output.n_features + column
     for block in range(window.first_block, window.last_block):
         bin_ = window.start + block * LANES
         lower, upper = max(0, -bin_), min(LANES, bins.n_bins - bin_)
-        share, slope = _share_and_slope(bins, window, block)
-        sum_ = load_some(output.features, start + bin_, lower, upper) + weight * share
+        share, slope = _share_and_slope(bins, window, block, x)
+        sum_ = load_some(output.features, start + bin_, lower, upper) + share * scratch.weight[g]
         store_some(output.features, start + bin_, sum_, lower, upper)
         for t in range(n_positions):
             _add_changes(output.gradient_positions, t, bin_, lower, upper, share, slope, scratch)
@@ -794,51 +885,42 @@ def _add_changes(
 ) -> None:
     """Add a Gaussian's changes to one block of one run of bins."""
     place = scratch.run[t] + bin_
-    change = broadcast(scratch.by_share[t]) * share + broadcast(scratch.by_slope[t]) * slope
+    change = share * scratch.by_share[t] + slope * scratch.by_slope[t]
     store_some(gradient, place, load_some(gradient, place, lower, upper) + change, lower, upper)
 
 
 @inlined
-def _window(bins: Bins, value: float) -> _Window:
-    """Where the table of a value lies over the grid."""
-    position = (value - bins.first_edge) / bins.width
-    own_bin = math.floor(position)
-    x = (position - own_bin) * bins.n_parts
-    part = min(int(x), bins.n_parts - 1)
-    start = int(own_bin) - bins.n_before
+def _segment(bins: Bins, value: float) -> tuple[int, float]:
+    """The segment that a value lies in, and x on it."""
+    position = (value - bins.first_edge) / bins.segment
+    segment = math.floor(position)
+    return int(segment), 2.0 * (position - segment) - 1.0
+
+
+@inlined
+def _window(bins: Bins, segment: int) -> _Window:
+    """The bins that a Gaussian of a segment reaches."""
+    bin_ = segment // bins.segments_per_bin
+    start = bin_ * bins.bins_per_segment - bins.n_before
     return _Window(
         start,
         max(0, -start // LANES),
         min(bins.n_blocks, (bins.n_bins - start + LANES - 1) // LANES),
-        part,
-        2.0 * (x - part) - 1.0,
+        (segment - bin_ * bins.segments_per_bin) * bins.n_blocks * N_COEFFICIENTS * LANES,
     )
 
 
 @inlined
-def _share(bins: Bins, window: _Window, block: int) -> Any:
-    """Share of a Gaussian in a block of bins."""
-    at = (window.part * bins.n_blocks + block) * N_COEFFICIENTS * LANES
-    x = broadcast(window.x)
-    share = load(bins.table, at + (N_COEFFICIENTS - 1) * LANES)
-    for d in range(N_COEFFICIENTS - 2, -1, -1):
-        share = share * x + load(bins.table, at + d * LANES)
-    return share
-
-
-@inlined
-def _share_and_slope(bins: Bins, window: _Window, block: int) -> tuple[Any, Any]:
+def _share_and_slope(bins: Bins, window: _Window, block: int, x: float) -> tuple[Any, Any]:
     """Share of a Gaussian in a block of bins, and its derivative by the value."""
-    at = (window.part * bins.n_blocks + block) * N_COEFFICIENTS * LANES
-    x = broadcast(window.x)
+    at = window.coefficients + block * N_COEFFICIENTS * LANES
     share = load(bins.table, at + (N_COEFFICIENTS - 1) * LANES)
     slope = share
     for d in range(N_COEFFICIENTS - 2, 0, -1):
         share = share * x + load(bins.table, at + d * LANES)
         slope = slope * x + share
-    share = share * x + load(bins.table, at)
-    # x runs over 2 while the value runs over one part of a bin.
-    return share, slope * broadcast(2.0 * bins.n_parts / bins.width)
+    # x runs over 2 while the value runs over the segment.
+    return share * x + load(bins.table, at), slope * (2.0 / bins.segment)
 
 
 @inlined
