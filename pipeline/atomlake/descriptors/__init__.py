@@ -20,9 +20,11 @@ _REGISTRY: dict[str, str] = {
     "lambda_soap": "atomlake.descriptors.lambda_soap:LambdaSoap",
     "lmbtr": "atomlake.descriptors.mbtr:Lmbtr",
     "mbtr": "atomlake.descriptors.mbtr:Mbtr",
+    "radial_spectrum": "atomlake.descriptors.radial_spectrum:RadialSpectrum",
     "sine_matrix": "atomlake.descriptors.matrices:SineMatrix",
     "snap": "atomlake.descriptors.so4_bispectrum:Snap",
     "soap": "atomlake.descriptors.soap:Soap",
+    "spherical_expansion": "atomlake.descriptors.spherical_expansion:SphericalExpansion",
     "symmetry_functions": "atomlake.descriptors.symmetry_functions:SymmetryFunctions",
     "zernike": "atomlake.descriptors.zernike:Zernike",
 }

@@ -110,6 +110,11 @@ class DensityCorrelation(DensityDescriptor):
             """λ, the degree that products are coupled to."""
 
     @property
+    def prefactor(self) -> float:
+        """Factor of every feature."""
+        return 1.0
+
+    @property
     def n_components(self) -> int:
         """2 λ + 1."""
         return 2 * self.degree + 1
@@ -337,7 +342,7 @@ def _couplings(descriptor: DensityCorrelation) -> Couplings:
         term_weights=np.concatenate([weights for _, weights in lists]),
         coupling=features.coupling,
         channels=np.ascontiguousarray(features.channels),
-        weights=features.weights,
+        weights=descriptor.prefactor * features.weights,
         generators=rotation_generators(descriptor.degree),
     )
 
