@@ -260,6 +260,14 @@ def test_all_pairs_of_a_crystal_are_refused(pbc):
     assert mbtr(term("atomic_number")).check(crystal) == [None]
 
 
+def test_all_triples_of_a_large_structure_are_refused():
+    gas = Structures.single([1] * 1001, np.arange(3003.0).reshape(1001, 3))
+    (problem,) = mbtr(term("cosine")).check(gas)
+    assert problem.code == "too_many_atoms"
+    assert "1001" in problem.reason
+    assert mbtr(term("distance"), term("cosine", WEIGHTINGS[0])).check(gas) == [None]
+
+
 def test_volumes_of_slabs_and_molecules_are_refused():
     descriptor = mbtr(term("distance", WEIGHTINGS[0]), normalisation="valle_oganov")
     slab = salt()

@@ -34,6 +34,9 @@ MAX_SEGMENT = 0.6
 #: Narrowest Gaussian in units of a bin. A histogram would do, and it has no derivative.
 MIN_SIGMA = 1e-3
 
+#: Most atoms of a structure whose triples are all counted: 5e8 triples, some seconds.
+MAX_ATOMS_OF_ALL_TRIPLES = 1000
+
 #: Atoms that a structure without a cutoff is taken to have where time is estimated.
 _MOLECULE = 20
 
@@ -348,23 +351,21 @@ class _ManyBodyTensor(Descriptor):
     def cost(self, n_neighbours: float, gradients: Gradients) -> float:
         """Estimate seconds per atom on one core from measured times per pair and triple."""
         is_local = self.native_rows == "atom"
+        has_positions = gradients.positions != "none"
         n_rows = 1.0 + 9.0 * gradients.strain
-        if gradients.positions != "none":
-            n_rows += 3.0 * (n_neighbours if is_local else 1.0)
-        seconds = 1e-6 + 3e-10 * n_rows * self.n_features
-        # Rows that a Gaussian is added to.
-        n_changes = 1.0 + 6.0 * (gradients.positions != "none") + 6.0 * gradients.strain
+        n_rows += 3.0 * has_positions * (n_neighbours if is_local else 1.0)
+        seconds = 1e-6 + 5e-10 * n_rows * self.n_features
         for term in self.terms:
             n = float(_MOLECULE)
             if math.isfinite(term.cutoff):
                 n = n_neighbours * (term.cutoff / self.cutoff) ** 3 if term.cutoff else 0.0
             n_gaussians = n if is_local else n / 2
             if term.k == 3:
-                seconds += 3e-9 * n * n / 2
+                seconds += 1e-9 * n * n / 2
                 # The perimeter of one triple in eight is short enough for exp.
                 kept = 0.125 if term.weighting.function == "exp" else 1.0
                 n_gaussians = kept * n * n / 2 * (3 if is_local else 1)
-            seconds += 1e-8 * (2.0 + n_changes) * n_gaussians
+            seconds += 1e-8 * (1.5 + 8 * has_positions + 5 * gradients.strain) * n_gaussians
         return seconds
 
     def _add_terms(
@@ -541,25 +542,37 @@ class Mbtr(_ManyBodyTensor):
         return np.array(channels, dtype=np.int64)
 
     def check(self, structures: Structures) -> list[SetAside | None]:
-        """Refuse infinitely many pairs, and volumes that are not there."""
+        """Refuse more pairs and triples than can be counted, and volumes that are not there."""
         result = super().check(structures)
-        is_unlimited = any(math.isinf(term.cutoff) for term in self.terms)
-        for s in range(structures.n_structures):
-            periodic = structures.pbc[s].tolist()
-            if result[s] is None and is_unlimited and any(periodic):
-                result[s] = SetAside(
-                    "not_finite",
-                    f"{self.kind} has a term that counts all pairs, and a structure with pbc "
-                    f"{periodic} has infinitely many; give the term's weighting a cutoff",
-                )
-            elif result[s] is None and self.normalisation == "valle_oganov" and not all(periodic):
-                result[s] = SetAside(
-                    "not_periodic",
-                    f"{self.kind} with valle_oganov normalisation needs the volume of a structure "
-                    f"that is periodic along all three cell vectors, but pbc is {periodic}; use "
-                    "another normalisation",
-                )
+        for s, n_atoms in enumerate(structures.n_atoms_per_structure.tolist()):
+            if result[s] is None:
+                result[s] = self._check_extent(structures.pbc[s].tolist(), n_atoms)
         return result
+
+    def _check_extent(self, periodic: list[bool], n_atoms: int) -> SetAside | None:
+        """Say why this periodicity or number of atoms will not do, or None."""
+        unlimited = [term.k for term in self.terms if math.isinf(term.cutoff)]
+        if unlimited and any(periodic):
+            return SetAside(
+                "not_finite",
+                f"{self.kind} has a term that counts all pairs, and a structure with pbc "
+                f"{periodic} has infinitely many; give the term's weighting a cutoff",
+            )
+        if 3 in unlimited and n_atoms > MAX_ATOMS_OF_ALL_TRIPLES:
+            return SetAside(
+                "too_many_atoms",
+                f"{self.kind} has a term that counts all triples, for which at most "
+                f"{MAX_ATOMS_OF_ALL_TRIPLES} atoms are accepted, and the structure has {n_atoms}; "
+                "give the term's weighting a cutoff",
+            )
+        if self.normalisation == "valle_oganov" and not all(periodic):
+            return SetAside(
+                "not_periodic",
+                f"{self.kind} with valle_oganov normalisation needs the volume of a structure that "
+                f"is periodic along all three cell vectors, but pbc is {periodic}; use another "
+                "normalisation",
+            )
+        return None
 
     def _whole_structures(
         self, structures: Structures, neighbours: Neighbours, first: int, last: int, rows: Rows

@@ -2,12 +2,12 @@
 
 A pair or a triple is one number (a distance, the cosine of an angle, ...), broadened by a
 Gaussian whose share in each bin of a grid is added to the bins of its species. The axis
-is cut into segments no longer than half a standard deviation. On a segment the share in a
-bin is a polynomial in the place of the Gaussian's centre, ``Σ_d c_d x^d``, with coefficients
-from a table (:class:`Bins`). So the sum over all Gaussians on a segment needs only their
-moments ``Σ w x^d``: a Gaussian costs two SIMD registers, and a segment with its hundred
-bins is evaluated once, whatever the number of Gaussians. Gradients are evaluated for each
-Gaussian, as each has atoms of its own. There is no call of the error function.
+is cut into segments shorter than a standard deviation. On a segment the share in a bin is
+a polynomial in the place of the Gaussian's centre, ``Σ_d c_d x^d``, with coefficients from
+a table (:class:`Bins`). So the sum over all Gaussians on a segment needs only their moments
+``Σ w x^d``: a Gaussian costs two SIMD registers, and the bins around a segment are
+evaluated once, however many Gaussians there are. Gradients are evaluated for each Gaussian,
+as each has atoms of its own. There is no call of the error function.
 """
 
 from __future__ import annotations
@@ -21,7 +21,16 @@ from numpy.typing import NDArray
 from atomlake.kernels.compiled import inlined, kernel
 from atomlake.kernels.cutoffs import AMP_POLYNOMIAL, cutoff_function
 from atomlake.kernels.elementary import exponential
-from atomlake.kernels.lanes import LANES, append_below, load, load_some, pointer, store, store_some
+from atomlake.kernels.lanes import (
+    LANES,
+    append_below,
+    broadcast,
+    load,
+    load_some,
+    pointer,
+    store,
+    store_some,
+)
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -203,8 +212,8 @@ class Scratch(NamedTuple):
     # The weighting's function of r, and its derivative.
     side: Floats
     side_slope: Floats
-    # Neighbours that make a triple with one of them: by how much the squared third side falls
-    # short, the side, and the weighting's function of it.
+    # Neighbours that make a triple with one of them: squared third side less what the perimeter
+    # allows it, the side, and the weighting's function of it.
     other: NDArray[np.int32]
     excess: Floats
     third: Floats
@@ -223,7 +232,7 @@ class Scratch(NamedTuple):
     powers: Floats
     # Runs of bins that a Gaussian changes in the gradients: where each begins, and what the
     # share in a bin and its derivative by the value are multiplied with. Those of the gradient
-    # by strain begin at N_POSITION_RUNS.
+    # by strain begin at _N_POSITION_RUNS.
     run: Integers
     by_share: Floats
     by_slope: Floats
@@ -802,7 +811,7 @@ def _add_values(feature_row: int, term: Term, scratch: Scratch, output: Output) 
     """Turn all moments into features of a row, and clear them."""
     bins, moments, features = term.bins, scratch.moments, output.features
     row = feature_row * output.n_features + term.first_column
-    zeros = load(moments, 0) * 0.0
+    zeros = broadcast(0.0)
     for channel in range(output.n_channels):
         if scratch.is_touched[channel] == 0:
             continue
