@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import combinations, combinations_with_replacement, groupby, product
 from math import comb, factorial, prod
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import numpy as np
 import xarray as xr
@@ -80,9 +80,6 @@ class Products(NamedTuple):
 class DensityCorrelation(DensityDescriptor):
     """Coupled products of expansion coefficients."""
 
-    #: Whether features carry the root of the number of equal products they stand for.
-    counts_orderings: ClassVar[bool] = True
-
     parity: Literal["proper", "pseudo", "both"] = Field(
         default="proper",
         description="What a reflection does: nothing that it does not do to the harmonics "
@@ -108,6 +105,11 @@ class DensityCorrelation(DensityDescriptor):
         @property
         def degree(self) -> int:
             """λ, the degree that products are coupled to."""
+
+    @property
+    def counts_orderings(self) -> bool:
+        """Whether features carry the root of the number of equal products they stand for."""
+        return True
 
     @property
     def prefactor(self) -> float:

@@ -52,7 +52,7 @@ def clebsch_gordan(l1: int, l2: int, l3: int) -> Floats:
 
     ``Σ_(m1, m2) C[m1, m2, m3] C[m1, m2, m3'] = δ``. For even ``l1 + l2 + l3`` these are the
     complex coefficients in another basis; for odd sums, where that is imaginary, they are
-    multiplied by -i.
+    multiplied by i, as featomic does.
     """
     complex_ = np.zeros((2 * l1 + 1, 2 * l2 + 1, 2 * l3 + 1))
     for m1 in range(-l1, l1 + 1):
@@ -61,7 +61,7 @@ def clebsch_gordan(l1: int, l2: int, l3: int) -> Floats:
             complex_[m1 + l1, m2 + l2, m1 + m2 + l3] = value
     u1, u2, u3 = (_real_from_complex(l) for l in (l1, l2, l3))
     real = np.einsum("ai,bj,ck,ijk->abc", u1.conj(), u2.conj(), u3, complex_, optimize=True)
-    result = real.real if (l1 + l2 + l3) % 2 == 0 else real.imag
+    result = real.real if (l1 + l2 + l3) % 2 == 0 else -real.imag
     result = np.where(np.abs(result) < 1e-15, 0.0, result)
     result.flags.writeable = False
     return result

@@ -20,7 +20,8 @@ class LambdaSoap(DensityCorrelation):
     y, z, x for λ = 1). A reflection multiplies them by ``(-1)^λ`` if ``l1 + l2 + λ`` is
     even (proper), by ``-(-1)^λ`` if it is odd (pseudo). Of two products that differ in the
     order of their factors one is kept, with the weight √2, so that dot products are those of
-    the full set. λ = 0 is the power spectrum, with the sign ``(-1)^l`` of featomic.
+    the full set. λ = 0 is the power spectrum, with the sign ``(-1)^l`` of featomic. The preset
+    ``featomic`` gives the numbers of its ``EquivariantPowerSpectrum``, without repetitions.
     """
 
     kind: ClassVar[str] = "lambda_soap"
@@ -35,7 +36,13 @@ class LambdaSoap(DensityCorrelation):
         ),
     )
     body_order: ClassVar[str] = "3"
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"featomic": {"radial_basis": "gto_monomial"}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "featomic": {
+            "radial_basis": "gto_monomial",
+            "normalisation": "coupling",
+            "scale_off_diagonal": False,
+        }
+    }
 
     degree: int = Field(default=1, ge=0, le=8, description="λ, the degree of the features.")
     n_max: int = Field(default=4, ge=1, le=32, description="Number of radial functions.")
@@ -44,6 +51,15 @@ class LambdaSoap(DensityCorrelation):
         default="both",
         description="Which features to keep: those with l1 + l2 + λ even (proper), odd (pseudo), "
         "or both.",
+    )
+
+    normalisation: Literal["rotation_mean", "coupling"] = Field(
+        default="rotation_mean",
+        description="1/√(2λ + 1), so that the length of the vector of components is that of the "
+        "kernel's mean over rotations; or none, the bare Clebsch–Gordan coefficients.",
+    )
+    scale_off_diagonal: bool = Field(
+        default=True, description="Whether a feature that stands for two equal ones carries √2."
     )
 
     @classmethod
@@ -56,6 +72,16 @@ class LambdaSoap(DensityCorrelation):
             cls(**small, degree=3, parity="pseudo", dtype="float32", centre_weight=0.0),
             cls(**small, degree=0, average="outer", cutoff_function=Cutoff(function="poly2")),
         ]
+
+    @property
+    def counts_orderings(self) -> bool:
+        """As the option says."""
+        return self.scale_off_diagonal
+
+    @property
+    def prefactor(self) -> float:
+        """Trees are of norm 1; Clebsch–Gordan coefficients are of norm 1 for each component."""
+        return self.n_components**0.5 if self.normalisation == "coupling" else 1.0
 
     @property
     def orders(self) -> tuple[Order, ...]:

@@ -153,7 +153,7 @@ def chebyshev_exponential(
     fall = 2 * np.exp(-rate * distances) / -np.expm1(-rate * cutoff)
     x = 1 - fall + 2 * np.exp(-rate * cutoff) / -np.expm1(-rate * cutoff)
     values = _chebyshev(n_max - 1, x, rate * fall, -(rate**2) * fall, l_max)
-    first = np.zeros_like(values[..., :1])
+    first = np.zeros((*values.shape[:-1], 1))
     first[0] = 1.0
     return np.concatenate([first, values], axis=-1)
 
