@@ -287,7 +287,7 @@ class _ManyBodyTensor(Descriptor):
             than three atoms are correlated, with the angle at the second; ``value``, the grid
             point.
         """
-        numbers = np.append(self.species_numbers, 0)
+        numbers = np.append(self.species_numbers, np.int32(0))
         columns: dict[str, list[Any]] = {
             name: []
             for name in ("term", "k", "geometry", "species_1", "species_2", "species_3", "value")
