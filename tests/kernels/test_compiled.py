@@ -17,7 +17,7 @@ atomlake.kernels.__path__.insert(0, {folder!r})
 from atomlake.kernels import compiled
 compiled.__file__ = {folder!r} + "/compiled.py"
 from atomlake.kernels.outer import outer
-compiled.warm_up(lambda: outer(1.0))
+compiled.warm_up("outer", lambda: outer(1.0))
 print(outer(1.0))
 """
 

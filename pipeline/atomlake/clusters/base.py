@@ -20,6 +20,9 @@ WORKER_ENVIRONMENT = {
     "POLARS_MAX_THREADS": "1",
 }
 
+#: What a worker process imports before its first task.
+WORKER_MODULES = ["atomlake.engine.tasks", "distributed.nanny", "distributed.worker"]
+
 #: A worker may die through no fault of its task (preemption, a neighbour on the node), so
 #: tasks survive many deaths; the bounded window keeps what one death can repeat small.
 DASK_SETTINGS: dict[str, Any] = {
@@ -33,6 +36,7 @@ DASK_SETTINGS: dict[str, Any] = {
     "distributed.admin.tick.limit": "1h",
     "distributed.admin.large-graph-warning-threshold": "100MB",
     "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
+    "distributed.worker.multiprocessing-method": "forkserver",
 }
 
 
@@ -55,6 +59,9 @@ class Cluster(BaseModel, ABC):
     @abstractmethod
     def memory_per_worker(self) -> int:
         """Bytes that one worker may use."""
+
+    def prepare(self) -> None:
+        """Begin, without waiting, what can begin before the work is planned."""
 
     @abstractmethod
     def open(self) -> AbstractContextManager[Client]:

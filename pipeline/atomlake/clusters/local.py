@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import psutil
 from pydantic import ByteSize, Field, PositiveInt
 
-from atomlake.clusters.base import DASK_SETTINGS, Cluster
+from atomlake.clusters.base import DASK_SETTINGS, WORKER_ENVIRONMENT, WORKER_MODULES, Cluster
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -42,6 +44,24 @@ class Local(Cluster):
             return int(0.8 * psutil.virtual_memory().total / self.n_workers)
         return int(self.memory)
 
+    def prepare(self) -> None:
+        """Start the process that workers are forked from, which imports what they need.
+
+        It does so once for all workers, while this process plans. It has a single thread, as
+        a process that is forked must, because no library may start others.
+        """
+        multiprocessing.set_forkserver_preload(WORKER_MODULES)
+        before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
+        os.environ.update(WORKER_ENVIRONMENT)
+        try:
+            forkserver.ensure_running()
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
     @contextmanager
     def open(self) -> Iterator[Client]:
         """Start the processes and yield a client; stop them on leaving."""
@@ -50,6 +70,7 @@ class Local(Cluster):
 
         from atomlake.clusters.plugins import LeaveAtOnce
 
+        self.prepare()
         with (
             dask.config.set(DASK_SETTINGS),
             LocalCluster(

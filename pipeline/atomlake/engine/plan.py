@@ -7,7 +7,7 @@ of the species), and writes nothing but decompressed copies into the scratch fol
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,12 @@ class Plan:
         )
 
 
-def make_plan(recipe: Recipe, lake: Lake | None, scratch: Path) -> Plan:
+def make_plan(
+    recipe: Recipe,
+    lake: Lake | None,
+    scratch: Path,
+    on_work: Callable[[], None] = lambda: None,
+) -> Plan:
     """Compare the sources with the lake and cut what is missing into units.
 
     Parameters
@@ -104,6 +109,8 @@ def make_plan(recipe: Recipe, lake: Lake | None, scratch: Path) -> Plan:
         The lake as it is; None if there is none yet.
     scratch : Path
         Folder for decompressed copies.
+    on_work : callable
+        Called as soon as it is clear that there is something to do, maybe more than once.
 
     Raises
     ------
@@ -114,7 +121,9 @@ def make_plan(recipe: Recipe, lake: Lake | None, scratch: Path) -> Plan:
     """
     known = Known(lake)
     notes: list[str] = []
-    states = {s.label: list(scan.locations(s, known, scratch, recipe)) for s in recipe.sources}
+    states = {
+        s.label: list(scan.locations(s, known, scratch, recipe, on_work)) for s in recipe.sources
+    }
     for label in states:
         for state in states[label]:
             if state.fingerprint is None and state.index is not None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,7 +117,8 @@ def run(
     lake = Lake.create(recipe.lake)
     with _alone(lake.path):
         run_id = _new_run_id()
-        plan = make_plan(recipe, lake, layout.scratch_path(lake.path))
+        prepare = cache(recipe.cluster.prepare) if executor == "cluster" else lambda: None
+        plan = make_plan(recipe, lake, layout.scratch_path(lake.path), prepare)
         for note in plan.notes:
             tell(Note(note))
         if plan.refusals:

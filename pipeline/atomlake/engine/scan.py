@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,13 @@ class LocationState:
 
 
 def locations(
-    source: Source, known: Known, scratch: Path, recipe: Recipe
+    source: Source, known: Known, scratch: Path, recipe: Recipe, on_work: Callable[[], None]
 ) -> Iterator[LocationState]:
     """Look at every location of a source and index those that changed.
 
     A location that as a whole cannot be read counts as one record, set aside with its
     reason; structures that the lake has of it stay, and the next run tries again.
+    ``on_work`` is called before the first location that has to be indexed is.
 
     Raises
     ------
@@ -72,6 +73,7 @@ def locations(
             if is_reflected:
                 yield LocationState(source, location, now, None, species)
                 continue
+            on_work()
             index = reader.index()
             species = tuple(reader.species(index)) if wants_species else None
             yield LocationState(source, location, now, index, species)

@@ -406,5 +406,5 @@ def warm(descriptors: Sequence[tuple[Descriptor, Gradients]]) -> None:
                 pair, neighbours.within(descriptor.cutoff), 0, n, gradients, rows
             )
 
-    warm_up(first_calls)
+    warm_up(repr(sorted((d.descriptor_id, tuple(g)) for d, g in wanted)), first_calls)
     _warm.update((d.descriptor_id, g) for d, g in wanted)

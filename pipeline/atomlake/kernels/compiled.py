@@ -129,25 +129,39 @@ def compiling_alone() -> Iterator[None]:
 
 def empty_cache() -> None:
     """Remove all compiled kernels of this machine; the lock file stays."""
-    for folder in cache_root().iterdir():
-        if folder.is_dir():
-            shutil.rmtree(folder, ignore_errors=True)
+    for path in cache_root().iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != ".lock":
+            path.unlink(missing_ok=True)
 
 
-def warm_up(first_calls: Callable[[], object]) -> None:
+def warm_up(name: str, first_calls: Callable[[], object]) -> None:
     """Run ``first_calls`` so that later calls find compiled kernels.
 
-    Numba does not recover from a cache file that was cut short: if the calls fail, the cache
-    is emptied and they are made once more.
+    What was compiled before, by whichever process, is loaded without waiting for others. Numba
+    does not recover from a cache file that was cut short: if the calls fail, the cache is
+    emptied and they are made once more.
 
     Parameters
     ----------
+    name : str
+        Tells these calls, and the signatures that they compile, from others.
     first_calls : callable
         Calls each kernel that will be needed, on tiny input.
     """
+    digest = hashlib.blake2b(name.encode(), digest_size=8)
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(cache_folder(path.stem).name.encode())
+    is_compiled = cache_root() / f"compiled-{digest.hexdigest()}"
+    if is_compiled.exists():
+        with contextlib.suppress(Exception):
+            first_calls()
+            return
     with compiling_alone():
         try:
             first_calls()
         except Exception:
             empty_cache()
             first_calls()
+        is_compiled.touch()
