@@ -128,12 +128,12 @@ class DensityCorrelation(DensityDescriptor):
 
     def cost(self, n_neighbours: float, gradients: Gradients) -> float:
         """Estimate seconds per atom on one core; from the kernels' times on several systems."""
-        _, n_adjoints = _sizes(self)
+        _, n_adjoints, n_terms = _sizes(self)
         n_coefficients = (self.l_max + 1) ** 2 * self.n_max
         n_values = self.n_values
-        seconds = 5e-7 + 4e-10 * n_coefficients * n_neighbours + 2e-9 * n_adjoints
+        seconds = 5e-7 + 4e-10 * n_coefficients * n_neighbours + 3e-9 * n_terms
         if gradients.any:
-            seconds += 4e-9 * n_adjoints
+            seconds += 3e-9 * n_terms
         if gradients.positions != "none":
             near = n_neighbours * np.count_nonzero(self.densities) / self.densities.size
             seconds += 4e-10 * 3 * n_adjoints * near + 1e-9 * 3 * n_values * n_neighbours
@@ -265,14 +265,18 @@ def _compositions(n: int) -> list[tuple[int, ...]]:
 
 
 @lru_cache(maxsize=64)
-def _sizes(descriptor: DensityCorrelation) -> tuple[int, int]:
-    """Number of features, and of coefficients they depend on, counted for every value."""
-    n_features = n_adjoints = 0
+def _sizes(descriptor: DensityCorrelation) -> tuple[int, int, int]:
+    """Number of features; of coefficients that values depend on; of terms, to a third."""
+    n_features = n_adjoints = n_terms = 0
     for products in _products(descriptor):
         n = products.n_products * n_trees(products.degrees, products.groups, descriptor.degree)
         n_features += n
-        n_adjoints += n * sum(2 * l + 1 for l in products.degrees) * descriptor.n_components
-    return n_features, n_adjoints
+        sizes = [2 * l + 1 for l in products.degrees]
+        n_adjoints += n * sum(sizes) * descriptor.n_components
+        # The m of all but one decide that of the last.
+        every = [*sizes, descriptor.n_components]
+        n_terms += n * prod(every) // max(every)
+    return n_features, n_adjoints, n_terms
 
 
 def _features(descriptor: DensityCorrelation) -> _Features:
