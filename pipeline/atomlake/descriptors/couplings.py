@@ -26,8 +26,8 @@ Floats = NDArray[np.float64]
 Complex = NDArray[np.complex128]
 
 #: A tree is dependent where less than this part of its symmetrised tensor's norm (1 for
-#: distinct factors) is independent of the trees before it. Rounding leaves 1e-14; what is
-#: independent leaves more than 1e-3 for all degrees up to 6.
+#: distinct factors) is independent of the trees before it. Of four factors up to degree 5,
+#: dependent trees leave at most 5e-16 and independent ones at least 0.2.
 DEPENDENT = 1e-8
 
 
