@@ -53,14 +53,17 @@ class Neighbours:
         """Allocate the pairs of centres with ``counts`` neighbours without filling them."""
         pair_offsets = np.zeros(len(counts) + 1, dtype=np.int64)
         np.cumsum(counts, out=pair_offsets[1:])
-        n_pairs = int(pair_offsets[-1])
+        n = int(pair_offsets[-1])
+        # One block, because numpy asks for huge pages from 4 MiB on. To be given a page of 4 KiB
+        # for the first time takes longer than to write the 80 pairs that it holds.
+        block = np.empty(52 * n, dtype=np.uint8)
         return cls(
             cutoff=cutoff,
             pair_offsets=pair_offsets,
-            neighbour_index=np.empty(n_pairs, dtype=np.int64),
-            cell_shift=np.empty((n_pairs, 3), dtype=np.int32),
-            vectors=np.empty((n_pairs, 3)),
-            distances=np.empty(n_pairs),
+            vectors=block[: 24 * n].view(np.float64).reshape(n, 3),
+            distances=block[24 * n : 32 * n].view(np.float64),
+            neighbour_index=block[32 * n : 40 * n].view(np.int64),
+            cell_shift=block[40 * n :].view(np.int32).reshape(n, 3),
         )
 
     @property
