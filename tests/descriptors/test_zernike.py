@@ -1,6 +1,8 @@
 """Zernike descriptors: the definition, AMP's weights, mixed densities."""
 
+import json
 from math import comb
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from atomlake.neighbours import find_neighbours
 from atomlake.structures import Structures
 
 CUTOFF = 4.5
+AMP = json.loads((Path(__file__).parents[1] / "oracles" / "amp_zernike.json").read_text())
 
 
 def structures():
@@ -68,9 +71,27 @@ def assert_equal_to(expected, actual, tolerance):
     assert np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("name", AMP)
+def test_equal_to_amp(name):
+    case = AMP[name]
+    atoms = Atoms(case["numbers"], case["positions"], cell=case["cell"], pbc=case["pbc"])
+    parameters = case["parameters"]
+    if parameters["weights"]:
+        weights = {
+            "species": tuple(parameters["weights"]),
+            "species_weights": parameters["weights"],
+        }
+    else:
+        weights = {}
+    zernike = Zernike.preset(
+        "amp", cutoff=parameters["cutoff"], n_max=parameters["n_max"], **weights
+    )
+    assert_equal_to(np.array(case["features"]), zernike.compute(atoms).features.values, 1e-10)
+
+
 @pytest.mark.parametrize(("n_max", "n_features"), [(0, 1), (1, 2), (4, 9), (5, 12), (8, 25)])
 @pytest.mark.parametrize("name", STRUCTURES)
-def test_amp_numbers(name, n_max, n_features):
+def test_one_density_of_atomic_numbers(name, n_max, n_features):
     atoms = STRUCTURES[name]
     zernike = Zernike.preset("amp", cutoff=CUTOFF, n_max=n_max)
     assert zernike.n_features == n_features

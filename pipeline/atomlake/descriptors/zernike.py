@@ -117,13 +117,13 @@ class Zernike(Descriptor):
         return len(self._density_labels) * len(_degrees(self.n_max))
 
     def cost(self, n_neighbours: float, gradients: Gradients) -> float:
-        """Estimate seconds per atom on one core, from the kernels' work per pair and feature."""
+        """Estimate seconds per atom on one core; from the kernels' times on several systems."""
         n_coefficients = 8 * (self.n_max + 1) ** 2
         seconds = 1e-6 + 4e-10 * n_coefficients * n_neighbours
         n_adjoints = self.n_features * (self.n_max + 1)
         if gradients.positions != "none":
-            seconds += 2e-9 * 3 * n_coefficients * n_neighbours / 2
-            seconds += 1e-9 * 3 * n_neighbours * (n_adjoints + self.n_features)
+            seconds += 1e-9 * n_coefficients * n_neighbours
+            seconds += 6e-10 * 3 * n_neighbours * (n_adjoints + self.n_features)
         if gradients.strain:
             seconds += 6e-9 * n_adjoints + 1e-9 * n_coefficients * n_neighbours
         return seconds
