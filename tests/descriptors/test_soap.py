@@ -9,7 +9,7 @@ from ase.build import bulk, molecule
 from pydantic import ValidationError
 from scipy.special import spherical_in
 
-from atomlake.descriptors import Soap
+from atomlake.descriptors import LambdaSoap, Soap
 from atomlake.descriptors.cutoffs import Cutoff
 from atomlake.descriptors.soap import RadialScaling
 from atomlake.errors import StructureError
@@ -467,6 +467,26 @@ def test_mixed_densities_are_mixtures_of_the_features():
             assert_equal_to(expected[k1, k2].reshape(actual.shape), actual, 1e-13)
 
 
+def test_mixed_densities_have_the_same_kernel_in_both_contractions():
+    """λ-SOAP of degree 0 is the power spectrum up to order and signs of its features."""
+    atoms = STRUCTURES["molecule"]
+    common = {
+        "species": symbols(atoms),
+        "species_weights": {"C": (2.0, 0.5), "H": (1.0, 0.4), "N": (-0.7, 1.0), "O": (0.3, 0.3)},
+        "n_max": 2,
+        "l_max": 2,
+    }
+    grams = []
+    for descriptor in (Soap(**common), LambdaSoap(**common, degree=0, parity="proper")):
+        result = descriptor.compute(atoms, ["positions", "strain"])
+        names = ("features", "gradient_positions", "gradient_strain")
+        rows = [result[name].values.reshape(-1, descriptor.n_features) for name in names]
+        assert [len(r) for r in rows] == [9, 3 * 72, 9 * 9]
+        stacked = np.concatenate(rows)
+        grams.append(stacked @ stacked.T)
+    assert_equal_to(*grams, 1e-13)
+
+
 @pytest.mark.parametrize(
     ("compression", "n_features"),
     [("off", 4 * 15 + 6 * 25), ("mu1nu1", 4 * 25), ("crossover", 4 * 15), ("mu2", 15)],
@@ -590,6 +610,7 @@ def test_a_batch_is_its_structures():
         ({"sigma": None}, "density of Gaussians: give a sigma"),
         ({"radial_basis": "zernike"}, "set sigma to None"),
         ({"sigma": None, "radial_basis": "zernike", "basis_cutoff": 3}, "no tails"),
+        ({"species": CHEMICAL_SYMBOLS[1:101], "l_max": 9}, "3,204,000 numbers.*compression='mu2'"),
         ({"radial_decay": 2.0}, "gto has no radial_decay"),
         ({"species_weights": {"C": 1.0}}, "give weights for each"),
         ({"species_weights": {"Si": (1.0, 2.0)}, "compression": "mu2"}, "one weight for each"),

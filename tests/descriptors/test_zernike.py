@@ -166,6 +166,7 @@ def test_labels_name_every_feature_once():
         ({"species": ["H"], "species_weights": {"H": 1, "O": 2}}, "give weights for each"),
         ({"species": ["H", "O"], "species_weights": {"H": 1, "O": (1, 2)}}, "same number"),
         ({"species": ["H", "O"], "species_weights": {"H": (1, 0), "O": (1, 0)}}, "no element"),
+        ({"species": ["H"], "species_weights": 3.0}, "valid tuple"),
         ({"species": ["H"], "n_max": 21}, "less than or equal to 20"),
     ],
 )

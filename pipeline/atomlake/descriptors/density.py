@@ -20,15 +20,22 @@ from atomlake.kernels.lanes import n_padded
 from atomlake.neighbours import Neighbours
 from atomlake.structures import CHEMICAL_SYMBOLS, Structures
 
+#: Most numbers that describe one atom, without gradients.
+MAX_VALUES = 1_000_000
+
 
 def _sorted_weights(given: Any) -> Any:
     """Bring weights by element, a mapping or pairs, one number or several, to one form."""
     items = given.items() if isinstance(given, Mapping) else given
     order = {symbol: z for z, symbol in enumerate(CHEMICAL_SYMBOLS)}
-    return sorted(
-        ((symbol, (w,) if isinstance(w, int | float) else w) for symbol, w in items),
-        key=lambda item: order.get(item[0], 0),
-    )
+    try:
+        return sorted(
+            ((symbol, (w,) if isinstance(w, int | float) else w) for symbol, w in items),
+            key=lambda item: order.get(item[0], 0),
+        )
+    except TypeError:
+        # Neither of these: left for the type's own complaint.
+        return given
 
 
 #: Weights of elements in one or several mixed densities: ``{"H": 1.0, "C": 6.0}`` or
@@ -197,6 +204,18 @@ class DensityDescriptor(Descriptor):
         radial.check_functions(*self._radial_parameters)
         if self.species_weights is not None:
             weight_matrix(self.species_weights, self.species)
+        return self
+
+    @model_validator(mode="after")
+    def _affordable(self) -> Self:
+        if self.n_values > MAX_VALUES:
+            nbytes = self.n_values * np.dtype(self.dtype).itemsize
+            compression = "compression='mu2', " if "compression" in type(self).model_fields else ""
+            raise ValueError(
+                f"{self.kind} of {len(self.species)} species would be {self.n_values:,} numbers, "
+                f"{nbytes / 2**20:,.0f} MiB, for each atom; use {compression}species_weights that "
+                "mix the elements into a few densities, or smaller n_max and l_max"
+            )
         return self
 
     @property

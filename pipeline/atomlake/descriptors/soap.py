@@ -215,6 +215,9 @@ class Soap(DensityDescriptor):
             own = share * sizes[is_equal].sum()
             mixed = 2 * share * sizes[~is_equal].sum()
             rows = 1e-9 * own + 4e-10 * mixed + 1.5e-10 * self.n_features
+            if self.densities.shape[1] > 1 and (np.count_nonzero(self.densities, axis=1) > 1).any():
+                # Rows of an element that counts as several densities are summed up.
+                rows += 4e-10 * self.n_features * np.count_nonzero(self.densities, axis=1).max()
             if gradients.positions == "summed":
                 rows += 1e-9 * self.n_features
             seconds += 3 * n_neighbours * rows
