@@ -97,7 +97,7 @@ class Images(NamedTuple):
     atoms: Integers
     """The atom, as an atom of the batch, shape (capacity,)."""
     shifts: Shifts
-    """Given cell vectors from the wrapped centre to the given atom, shape (capacity, 3)."""
+    """Cell shift of the image for a centre that was not wrapped, shape (capacity, 3)."""
     bins: Shifts
     """Bin of every image in the order of atoms and shifts, shape (capacity,)."""
     bin_offsets: Integers
@@ -376,12 +376,14 @@ def _choose_bins(placed: Placed, s: int, n_atoms: int, extents: Floats, periodic
         kept[c] = n[c]
     placed.column_axes[s] = c
     for axis in range(3):
-        low, high = placed.bounds[s, 0, axis], placed.bounds[s, 1, axis]
-        scale = n[axis] / (high - low) if n[axis] > 1 else 0.0
-        beyond = placed.reaches[s, axis] if periodic[axis] else 0.0
-        # One length of the box to either side at most, whatever the reach.
-        first = max(math.floor(-beyond * scale), -n[axis])
-        last = min(math.floor((high - low + beyond) * scale), 2 * n[axis])
+        scale, first, last = 0.0, 0.0, 0.0
+        if n[axis] > 1:
+            length = placed.bounds[s, 1, axis] - placed.bounds[s, 0, axis]
+            beyond = placed.reaches[s, axis] if periodic[axis] else 0.0
+            scale = n[axis] / length
+            # One length of the box to either side at most, whatever the reach.
+            first = max(np.floor(-beyond * scale), -n[axis])
+            last = min(np.floor((length + beyond) * scale), 2 * n[axis])
         placed.bin_scales[s, axis] = scale
         placed.bin_bounds[s, 0, axis] = first
         placed.bin_bounds[s, 1, axis] = last
