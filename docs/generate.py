@@ -23,9 +23,9 @@ def pages() -> dict[str, str]:
 def overview(kinds: list[type[Descriptor]]) -> str:
     """One row for each descriptor."""
     rows = [
-        f"| [{kind.kind}]({kind.kind}.md) | {kind.title} | {kind.body_order or 'whole structure'} "
+        f"| {kind.family} | [{kind.kind}]({kind.kind}.md) | {kind.title} | {kind.body_order or 'whole structure'} "
         f"| {kind.native_rows} | {', '.join(kind.gradients) or 'none'} |"
-        for kind in kinds
+        for kind in sorted(kinds, key=lambda kind: kind.family)
     ]
     return "\n".join(
         [
@@ -33,8 +33,8 @@ def overview(kinds: list[type[Descriptor]]) -> str:
             "",
             "Generated from the code by `python docs/generate.py`.",
             "",
-            "| kind | | body order | rows | gradients |",
-            "|---|---|---|---|---|",
+            "| family | kind | | body order | rows | gradients |",
+            "|---|---|---|---|---|---|",
             *rows,
             "",
         ]
@@ -55,6 +55,7 @@ def page(kind: type[Descriptor]) -> str:
         "",
         "| | |",
         "|---|---|",
+        f"| family | {kind.family} |",
         f"| body order | {kind.body_order or 'whole structure'} |",
         f"| basis | {kind.basis} |",
         f"| rows | per {kind.native_rows}; averages: {', '.join(kind.averages)} |",

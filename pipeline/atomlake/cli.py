@@ -335,6 +335,7 @@ def descriptors(species: str, as_json: bool) -> None:
         example = kind.examples(tuple(species.split(",")))[0]
         rows.append(
             {
+                "family": kind.family,
                 "kind": name,
                 "title": kind.title,
                 "body_order": kind.body_order,
@@ -350,20 +351,30 @@ def descriptors(species: str, as_json: bool) -> None:
                 "parameters": {key: field.description for key, field in kind.model_fields.items()},
             }
         )
+    rows.sort(key=lambda row: row["family"])
     if as_json:
         _print_json(rows)
         return
-    for row in rows:
-        click.echo(f"{row['kind']}: {row['title']}")
-        click.echo(f"  body order  {row['body_order']}; basis: {row['basis']}")
-        click.echo(
-            f"  rows        per {row['per']}, averages: {', '.join(row['averages'])}; "
-            f"gradients: {', '.join(row['gradients']) or 'none: ' + row['not_differentiable']}"
-        )
-        click.echo(f"  features    {row['n_features']:,} for {species} in the smallest example")
-        click.echo(f"  presets     {', '.join(row['presets']) or 'none'}")
-        for citation in row["citations"]:
-            click.echo(f"  cite        {citation}")
+    for family in dict.fromkeys(row["family"] for row in rows):
+        members = [row for row in rows if row["family"] == family]
+        click.echo(family)
+        for row in members:
+            is_last = row is members[-1]
+            click.echo(f"{'└──' if is_last else '├──'} {row['kind']}: {row['title']}")
+            for line in _facts(row, species):
+                click.echo(f"{' ' if is_last else '│'}      {line}")
+
+
+def _facts(row: dict[str, Any], species: str) -> list[str]:
+    """What the family tree says below the name of a descriptor."""
+    return [
+        f"body order {row['body_order'] or 'whole structure'}; basis: {row['basis']}",
+        f"rows per {row['per']}, averages: {', '.join(row['averages'])}; "
+        f"gradients: {', '.join(row['gradients']) or 'none: ' + row['not_differentiable']}",
+        f"{row['n_features']:,} features for {species} in the first example; "
+        f"presets: {', '.join(row['presets']) or 'none'}",
+        *(f"cite {citation}" for citation in row["citations"]),
+    ]
 
 
 @main.command()

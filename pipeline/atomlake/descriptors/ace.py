@@ -107,6 +107,13 @@ class Ace(DensityCorrelation):
                 cutoff_function=Cutoff(function="poly2"),
                 centre_weight=1.0,
             ),
+            cls(
+                **small,
+                n_limits=(2, 1, 1, 1),
+                l_limits=(0, 2, 1, 1),
+                average="inner",
+                species_weights={s: (1.0, 0.5 * i) for i, s in enumerate(species)},
+            ),
         ]
 
     @property

@@ -91,6 +91,8 @@ class Descriptor(BaseModel, ABC):
 
     #: Name in recipes and in the registry.
     kind: ClassVar[str]
+    #: Branch of the family tree.
+    family: ClassVar[str]
     #: One line.
     title: ClassVar[str]
     #: Papers that define it.

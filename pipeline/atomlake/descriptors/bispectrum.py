@@ -52,6 +52,7 @@ class Bispectrum(DensityCorrelation):
                 cutoff_function=Cutoff(function="poly2"),
                 dtype="float32",
             ),
+            cls(**small, parity="both", average="inner"),
         ]
 
     @property

@@ -37,6 +37,7 @@ class Chebyshev(Descriptor):
     in which its input lists the species: give ``weights`` to reproduce its numbers.
     """
 
+    family: ClassVar[str] = "atom-centred functions"
     kind: ClassVar[str] = "chebyshev"
     title: ClassVar[str] = "Artrith–Urban–Ceder Chebyshev expansions of distances and angles"
     citations: ClassVar[tuple[Citation, ...]] = (

@@ -99,6 +99,7 @@ class DensityDescriptor(Descriptor):
     With no ``sigma`` a neighbour is a point: ``c[s, n, l, m] = Σ_j f(r_j) R_nl(r_j) Y_lm(r_j)``.
     """
 
+    family: ClassVar[str] = "density correlations"
     basis: ClassVar[str] = "radial functions and spherical harmonics"
 
     species: tuple[str, ...] = Field(

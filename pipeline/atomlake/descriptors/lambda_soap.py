@@ -71,6 +71,7 @@ class LambdaSoap(DensityCorrelation):
             cls.preset("featomic", **small, degree=2, parity="proper"),
             cls(**small, degree=3, parity="pseudo", dtype="float32", centre_weight=0.0),
             cls(**small, degree=0, average="outer", cutoff_function=Cutoff(function="poly2")),
+            cls(**small, average="inner"),
         ]
 
     @property

@@ -36,6 +36,7 @@ _FORMS = {
 
 
 class _Matrix(Descriptor):
+    family: ClassVar[str] = "matrices of whole structures"
     native_rows: ClassVar[Literal["atom", "structure"]] = "structure"
     averages: ClassVar[tuple[str, ...]] = ("none",)
     body_order: ClassVar[str] = "2 (rows), all atoms (eigenvalues)"

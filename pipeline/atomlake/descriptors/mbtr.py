@@ -232,6 +232,7 @@ class Term(BaseModel):
 class _ManyBodyTensor(Descriptor):
     """What the representations of structures and of environments share."""
 
+    family: ClassVar[str] = "many-body tensors"
     citations: ClassVar[tuple[Citation, ...]] = (_HUO_RUPP, _DSCRIBE)
     body_order = "1 to 3"
     basis = "Gaussians on grids of distances and angles"

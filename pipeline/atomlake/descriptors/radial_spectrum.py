@@ -16,8 +16,9 @@ from atomlake.descriptors.density import RadialScaling
 class RadialSpectrum(DensityCorrelation):
     """Expansion coefficients of degree 0: ``p[s, n] = c[s, n, 0, 0]``.
 
-    The neighbour density, averaged over all directions: invariant by itself. The preset
-    ``featomic`` gives featomic's numbers.
+    The neighbour density, averaged over all directions: invariant by itself. Features are linear
+    in the density, so those of its mean over a structure are their own mean, the outer average.
+    The preset ``featomic`` gives featomic's numbers.
     """
 
     kind: ClassVar[str] = "radial_spectrum"
@@ -29,6 +30,7 @@ class RadialSpectrum(DensityCorrelation):
         Citation("Musil et al., J. Chem. Phys. 154, 114109 (2021)", "10.1063/5.0044689"),
     )
     body_order: ClassVar[str] = "2"
+    averages: ClassVar[tuple[str, ...]] = ("none", "outer")
     presets: ClassVar[dict[str, dict[str, Any]]] = {"featomic": {"radial_basis": "gto_monomial"}}
 
     l_max: Literal[0] = Field(default=0, description="Largest degree of the harmonics.")

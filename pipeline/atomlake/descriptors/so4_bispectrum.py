@@ -39,6 +39,7 @@ _BARTOK = Citation(
 class _So4Bispectrum(Descriptor):
     """What the bispectra share: the kernel, and the labels of its components."""
 
+    family: ClassVar[str] = "SO(4) bispectrum"
     body_order: ClassVar[str] = "4"
     basis: ClassVar[str] = "Wigner functions on the 3-sphere"
 

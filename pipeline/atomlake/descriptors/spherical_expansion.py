@@ -16,8 +16,9 @@ class SphericalExpansion(DensityCorrelation):
     """Expansion coefficients of one degree l: ``p[m; s, n] = c[s, n, l, m]``.
 
     The 2 l + 1 components of a feature rotate like real harmonics of degree l (m = -l … l: y, z, x
-    for l = 1), and a reflection does to them what it does to these. The preset ``featomic`` gives
-    featomic's numbers.
+    for l = 1), and a reflection does to them what it does to these. Features are linear in the
+    density, so those of its mean over a structure are their own mean, the outer average. The
+    preset ``featomic`` gives featomic's numbers.
     """
 
     kind: ClassVar[str] = "spherical_expansion"
@@ -29,6 +30,7 @@ class SphericalExpansion(DensityCorrelation):
         Citation("Musil et al., J. Chem. Phys. 154, 114109 (2021)", "10.1063/5.0044689"),
     )
     body_order: ClassVar[str] = "2"
+    averages: ClassVar[tuple[str, ...]] = ("none", "outer")
     presets: ClassVar[dict[str, dict[str, Any]]] = {"featomic": {"radial_basis": "gto_monomial"}}
 
     degree: int = Field(default=1, ge=0, le=20, description="l, the degree of the features.")

@@ -146,6 +146,7 @@ class SymmetryFunctions(Descriptor):
     g3; then for each pair of species, (1, 1), (1, 2), (2, 2), (1, 3), ..., g4, g5; then w2, w4.
     """
 
+    family: ClassVar[str] = "atom-centred functions"
     kind: ClassVar[str] = "symmetry_functions"
     title: ClassVar[str] = "Behler–Parrinello symmetry functions, plain and weighted"
     citations: ClassVar[tuple[Citation, ...]] = (

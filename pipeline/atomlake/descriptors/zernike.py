@@ -11,18 +11,12 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from atomlake.descriptors.base import Citation, Descriptor, Gradients, Rows
+from atomlake.descriptors.correlations import correlate, correlate_mean
 from atomlake.descriptors.couplings import rotation_generators
 from atomlake.descriptors.cutoffs import Cutoff
-from atomlake.descriptors.density import (
-    SpeciesWeights,
-    batch_pairs,
-    elements_as_species,
-    exact_rows,
-    room,
-    weight_matrix,
-)
+from atomlake.descriptors.density import SpeciesWeights, elements_as_species, weight_matrix
 from atomlake.descriptors.radial import radial_table
-from atomlake.kernels.correlations import MAX_FACTORS, Couplings, correlations, empty_room
+from atomlake.kernels.correlations import MAX_FACTORS, Couplings
 from atomlake.kernels.expansion import Expansion
 from atomlake.kernels.harmonics import recursion_coefficients
 from atomlake.kernels.lanes import n_padded
@@ -46,6 +40,7 @@ class Zernike(Descriptor):
     AMP's numbers: one density weighted by atomic numbers.
     """
 
+    family: ClassVar[str] = "density correlations"
     kind: ClassVar[str] = "zernike"
     title: ClassVar[str] = "Zernike descriptors"
     citations: ClassVar[tuple[Citation, ...]] = (
@@ -59,6 +54,7 @@ class Zernike(Descriptor):
     )
     body_order: ClassVar[str] = "3"
     basis: ClassVar[str] = "Zernike polynomials and spherical harmonics"
+    averages: ClassVar[tuple[str, ...]] = ("none", "outer", "inner")
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "amp": {
             "cutoff": 6.5,
@@ -104,6 +100,8 @@ class Zernike(Descriptor):
             cls.preset("amp", cutoff=4.5, cutoff_function="amp_polynomial", average="outer"),
             cls.preset("amp", species=species, cutoff=4.0, n_max=3),
             cls(species=species, cutoff=4.0, n_max=4, species_weights=by_two, dtype="float32"),
+            cls(species=species, cutoff=4.0, average="inner"),
+            cls(species=species, cutoff=4.0, n_max=3, species_weights=by_two, average="inner"),
         ]
 
     @property
@@ -172,20 +170,18 @@ class Zernike(Descriptor):
         rows: Rows,
     ) -> None:
         expansion, couplings = _expansion(self), _couplings(self)
-        n_pairs = np.diff(neighbours.pair_offsets[first : last + 1])
-        has_positions, has_strain = len(rows.gradient_positions) > 0, len(rows.gradient_strain) > 0
-        max_pairs = int(n_pairs.max(initial=0))
-        with exact_rows(expansion, rows) as exact:
-            correlations(
-                expansion,
-                couplings,
-                batch_pairs(structures, neighbours),
-                first,
-                last,
-                room(expansion, neighbours, first, last, rows),
-                empty_room(expansion, couplings, max_pairs, has_positions, has_strain),
-                *exact,
-            )
+        correlate(expansion, couplings, structures, neighbours, first, last, rows)
+
+    def _inner_average(
+        self,
+        structures: Structures,
+        neighbours: Neighbours,
+        first: int,
+        last: int,
+        rows: Rows,
+    ) -> None:
+        expansion, couplings = _expansion(self), _couplings(self)
+        correlate_mean(expansion, couplings, structures, neighbours, first, last, rows)
 
 
 def _degrees(n_max: int) -> list[tuple[int, int]]:
