@@ -23,8 +23,8 @@ def pages() -> dict[str, str]:
 def overview(kinds: list[type[Descriptor]]) -> str:
     """One row for each descriptor."""
     rows = [
-        f"| {kind.family} | [{kind.kind}]({kind.kind}.md) | {kind.title} | {kind.body_order or 'whole structure'} "
-        f"| {kind.native_rows} | {', '.join(kind.gradients) or 'none'} |"
+        f"| {kind.family} | [{kind.kind}]({kind.kind}.md) | {kind.title} "
+        f"| {kind.body_order or 'whole structure'} | {kind.native_rows} | {', '.join(kind.gradients) or 'none'} |"
         for kind in sorted(kinds, key=lambda kind: kind.family)
     ]
     return "\n".join(
