@@ -277,6 +277,16 @@ def test_average_is_the_mean_over_atoms(descriptor, batch, summed):
         )
 
 
+def test_any_average_over_one_atom_is_that_atom(descriptor, accepted):
+    if descriptor.native_rows == "structure":
+        pytest.skip("describes whole structures")
+    crystal = Structures.from_ase(bulk("C", "fcc", 2.9))
+    atom = crystal if "crystal" in accepted else STRUCTURES["isolated"]
+    expected = features(changed(descriptor, average="none"), atom)
+    for average in descriptor.averages:
+        assert_close(features(changed(descriptor, average=average), atom), expected, ROUNDING)
+
+
 # ----- Gradients
 
 

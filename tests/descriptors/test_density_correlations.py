@@ -226,25 +226,30 @@ def test_four_factors_span_what_those_of_featomic_do(featomic, sign):
 # ----- Among ourselves
 
 
-def test_degree_zero_is_the_power_spectrum():
-    soap = Soap.preset("featomic", species=SPECIES, layout="triangle", cutoff=4.2, n_max=3, l_max=3)
-    zero = LambdaSoap.preset(
-        "featomic", species=SPECIES, degree=0, cutoff=4.2, n_max=3, l_max=3, scale_off_diagonal=True
-    )
-    expected, actual = soap.compute(ATOMS), zero.compute(ATOMS)
+@pytest.mark.parametrize("average", ["none", "inner"])
+def test_degree_zero_is_the_power_spectrum(average):
+    parameters = {"species": SPECIES, "cutoff": 4.2, "n_max": 3, "l_max": 3, "average": average}
+    soap = Soap.preset("featomic", layout="triangle", **parameters)
+    zero = LambdaSoap.preset("featomic", degree=0, scale_off_diagonal=True, **parameters)
+    gradients = ["positions", "strain"] if average == "inner" else []
+    expected, actual = soap.compute(ATOMS, gradients), zero.compute(ATOMS, gradients)
     expected = expected.assign_coords(l_1=expected.l, l_2=expected.l)
     place = {tuple(sorted(key)): i for i, key in enumerate(factors(expected, 2))}
     order = [place[key] for key in factors(actual, 2)]
     assert sorted(order) == list(range(soap.n_features))
-    np.testing.assert_allclose(
-        actual.features.values, expected.features.values[:, order], rtol=0, atol=1e-14
-    )
+    for name in ("features", *(f"gradient_{by}" for by in gradients)):
+        # Gradients are sums of a hundred terms of the size of 1, in another order.
+        np.testing.assert_allclose(
+            actual[name].values, expected[name].values[..., order], rtol=0, atol=1e-14
+        )
 
 
-def test_ace_holds_the_lower_orders():
+@pytest.mark.parametrize("average", ["none", "inner"])
+def test_ace_holds_the_lower_orders(average):
     """Products of two and three are those of λ-SOAP and of the bispectrum, without weights."""
     parameters = {"species": SPECIES, "cutoff": 4.2, "n_max": 2, "l_max": 2, "sigma": 0.4}
     parameters |= {"radial_basis": "gto", "cutoff_function": {"function": "cosine"}}
+    parameters |= {"average": average}
     ace = Ace(
         **parameters, n_limits=(2, 2, 2), l_limits=(0, 2, 2), centre_weight=1.0, parity="both"
     ).compute(ATOMS)
@@ -269,9 +274,31 @@ def test_ace_holds_the_lower_orders():
         )
 
 
+@pytest.mark.parametrize(
+    "descriptor",
+    [
+        LambdaSoap(species=SPECIES, **EXPANSION, degree=2, centre_weight=0.0, average="inner"),
+        Bispectrum(species=SPECIES, **EXPANSION, centre_weight=0.0, average="inner"),
+        Ace(species=SPECIES, n_limits=(2, 2, 1, 1), l_limits=(0, 2, 2, 1), average="inner"),
+    ],
+    ids=lambda descriptor: descriptor.kind,
+)
+def test_atoms_without_neighbours_dilute_the_inner_average(descriptor):
+    """The mean density falls with their share, and products of ν factors with its power ν."""
+    n_alone = 3
+    alone = Atoms("CHO", positions=[[50.0 * (i + 1), 0, 0] for i in range(n_alone)])
+    share = len(ATOMS) / (len(ATOMS) + n_alone)
+    pure, diluted = descriptor.compute(ATOMS), descriptor.compute(ATOMS + alone)
+    highest = max(order.n_factors for order in descriptor.orders)
+    orders = pure.correlation_order.values if "correlation_order" in pure else highest
+    np.testing.assert_allclose(
+        diluted.features.values, share**orders * pure.features.values, rtol=1e-11, atol=1e-15
+    )
+
+
 def test_counting_features_needs_no_list_of_them():
-    wide = Bispectrum(species=("H", "C", "N", "O", "S"), n_max=12, l_max=8, parity="both")
-    assert wide.n_features > 1e7
+    with pytest.raises(ValidationError, match="13,300,380 numbers"):
+        Bispectrum(species=("H", "C", "N", "O", "S"), n_max=12, l_max=8, parity="both")
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,11 @@ def amp_polynomial(x, gamma=4):
     return 1 + gamma * x ** (gamma + 1) - (gamma + 1) * x**gamma
 
 
-def from_the_definition(atoms, n_max, fading, weight):
-    """Σ_m |c_nlm|² of every atom, from complex harmonics; ``weight`` of an atomic number."""
+def from_the_definition(atoms, n_max, fading, weight, is_mean=False):
+    """Σ_m |c_nlm|² of every atom, from complex harmonics; ``weight`` of an atomic number.
+
+    Or of the mean of c over the atoms.
+    """
     batch = Structures.from_ase([atoms])
     neighbours, _ = find_neighbours(batch, CUTOFF)
     rows = []
@@ -60,10 +63,12 @@ def from_the_definition(atoms, n_max, fading, weight):
         for n in range(n_max + 1):
             for l in range(n % 2, n + 1, 2):
                 values = w * fading(r / CUTOFF) * radial(n, l, r / CUTOFF)
-                moments = [(values * sph_harm_y(l, m, theta, phi)).sum() for m in range(-l, l + 1)]
-                row.append(np.sum(np.abs(moments) ** 2))
+                row += [(values * sph_harm_y(l, m, theta, phi)).sum() for m in range(-l, l + 1)]
         rows.append(row)
-    return np.array(rows)
+    moments = np.mean(rows, axis=0, keepdims=True) if is_mean else np.array(rows)
+    degrees = [l for n in range(n_max + 1) for l in range(n % 2, n + 1, 2)]
+    starts = np.cumsum([0, *(2 * l + 1 for l in degrees[:-1])])
+    return np.add.reduceat(np.abs(moments) ** 2, starts, axis=1)
 
 
 def assert_equal_to(expected, actual, tolerance):
@@ -115,6 +120,14 @@ def test_each_species_has_its_own_features(name):
     for z in zernike.species_numbers:
         expected = from_the_definition(atoms, 5, cosine, lambda other, z=z: float(other == z))
         assert_equal_to(expected, result.features.values[:, result.species == z], 1e-10)
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_inner_average_is_the_norm_of_mean_moments(name):
+    atoms = STRUCTURES[name]
+    zernike = Zernike.preset("amp", cutoff=CUTOFF, average="inner")
+    expected = from_the_definition(atoms, 5, cosine, float, is_mean=True)
+    assert_equal_to(expected, zernike.compute(atoms).features.values, 1e-10)
 
 
 def test_mixed_densities():

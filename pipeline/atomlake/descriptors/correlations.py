@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import combinations, combinations_with_replacement, groupby, product
 from math import comb, factorial, prod
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import xarray as xr
@@ -30,7 +30,14 @@ from atomlake.descriptors.density import (
     expansion_parameters,
     room,
 )
-from atomlake.kernels.correlations import MAX_FACTORS, Couplings, correlations, empty_room
+from atomlake.kernels.correlations import (
+    MAX_FACTORS,
+    Couplings,
+    correlations,
+    correlations_of_mean,
+    empty_room,
+)
+from atomlake.kernels.expansion import Expansion, empty_environment
 from atomlake.neighbours import Neighbours
 from atomlake.structures import Structures
 
@@ -79,6 +86,8 @@ class Products(NamedTuple):
 
 class DensityCorrelation(DensityDescriptor):
     """Coupled products of expansion coefficients."""
+
+    averages: ClassVar[tuple[str, ...]] = ("none", "outer", "inner")
 
     parity: Literal["proper", "pseudo", "both"] = Field(
         default="proper",
@@ -135,8 +144,10 @@ class DensityCorrelation(DensityDescriptor):
         if gradients.any:
             seconds += 3e-9 * n_terms
         if gradients.positions != "none":
-            near = n_neighbours * np.count_nonzero(self.densities) / self.densities.size
-            seconds += 4e-10 * 3 * n_adjoints * near + 1e-9 * 3 * n_values * n_neighbours
+            # Adjoints meet every pair, or, those of a mean, every atom once for each density.
+            n_moves = self.densities.shape[1] if self.average == "inner" else n_neighbours
+            near = n_moves * np.count_nonzero(self.densities) / self.densities.size
+            seconds += 4e-10 * 3 * n_adjoints * near + 1e-9 * 3 * n_values * n_moves
             seconds += 2e-9 * 3 * n_coefficients * n_neighbours
         if gradients.strain:
             seconds += 6e-9 * n_adjoints + 1e-9 * n_coefficients * n_neighbours
@@ -184,20 +195,77 @@ class DensityCorrelation(DensityDescriptor):
         rows: Rows,
     ) -> None:
         expansion, couplings = expansion_parameters(self), _couplings(self)
-        n_pairs = np.diff(neighbours.pair_offsets[first : last + 1])
-        has_positions, has_strain = len(rows.gradient_positions) > 0, len(rows.gradient_strain) > 0
-        max_pairs = int(n_pairs.max(initial=0))
-        with exact_rows(expansion, rows) as exact:
-            correlations(
-                expansion,
-                couplings,
-                batch_pairs(structures, neighbours),
-                first,
-                last,
-                room(expansion, neighbours, first, last, rows),
-                empty_room(expansion, couplings, max_pairs, has_positions, has_strain),
-                *exact,
-            )
+        correlate(expansion, couplings, structures, neighbours, first, last, rows)
+
+    def _inner_average(
+        self,
+        structures: Structures,
+        neighbours: Neighbours,
+        first: int,
+        last: int,
+        rows: Rows,
+    ) -> None:
+        expansion, couplings = expansion_parameters(self), _couplings(self)
+        correlate_mean(expansion, couplings, structures, neighbours, first, last, rows)
+
+
+def correlate(
+    expansion: Expansion,
+    couplings: Couplings,
+    structures: Structures,
+    neighbours: Neighbours,
+    first: int,
+    last: int,
+    rows: Rows,
+) -> None:
+    """Write the rows of the centres ``first:last``."""
+    has_positions, has_strain = len(rows.gradient_positions) > 0, len(rows.gradient_strain) > 0
+    max_pairs = int(np.diff(neighbours.pair_offsets[first : last + 1]).max(initial=0))
+    with exact_rows(expansion, rows) as exact:
+        correlations(
+            expansion,
+            couplings,
+            batch_pairs(structures, neighbours),
+            first,
+            last,
+            room(expansion, neighbours, first, last, rows),
+            empty_room(expansion, couplings, max_pairs, has_positions, has_strain),
+            *exact,
+        )
+
+
+def correlate_mean(
+    expansion: Expansion,
+    couplings: Couplings,
+    structures: Structures,
+    neighbours: Neighbours,
+    first: int,
+    last: int,
+    rows: Rows,
+) -> None:
+    """Write the rows of the structures ``first:last``, of their mean coefficients."""
+    has_positions, has_strain = len(rows.gradient_positions) > 0, len(rows.gradient_strain) > 0
+    first_atom, last_atom = structures.structure_offsets[[first, last]].tolist()
+    max_atoms = int(structures.n_atoms_per_structure[first:last].max(initial=0))
+    max_pairs = int(np.diff(neighbours.pair_offsets[first_atom : last_atom + 1]).max(initial=0))
+    # An atom moves coefficients of every species: those of its neighbours, as their centre.
+    of_mean = expansion._replace(n_repeats=expansion.n_species)
+    exact = Rows(*(np.empty(array.shape) for array in rows))
+    correlations_of_mean(
+        expansion,
+        couplings,
+        batch_pairs(structures, neighbours),
+        structures.structure_offsets,
+        first,
+        last,
+        room(expansion, neighbours, first_atom, last_atom, rows),
+        empty_room(expansion, couplings, max_pairs, has_positions, False).derivatives,
+        empty_environment(of_mean, max_atoms, False, has_strain),
+        empty_room(of_mean, couplings, max_atoms, has_positions, has_strain),
+        *exact,
+    )
+    for array, value in zip(rows, exact, strict=True):
+        array[...] = value
 
 
 class Coupling(NamedTuple):

@@ -121,7 +121,9 @@ class Zernike(Descriptor):
         n_adjoints = self.n_features * (self.n_max + 1)
         if gradients.positions != "none":
             seconds += 1e-9 * n_coefficients * n_neighbours
-            seconds += 6e-10 * 3 * n_neighbours * (n_adjoints + self.n_features)
+            # Adjoints meet every pair, or, those of a mean, every atom once for each density.
+            n_moves = len(self._density_labels) if self.average == "inner" else n_neighbours
+            seconds += 6e-10 * 3 * n_moves * (n_adjoints + self.n_features)
         if gradients.strain:
             seconds += 6e-9 * n_adjoints + 1e-9 * n_coefficients * n_neighbours
         return seconds

@@ -11,6 +11,10 @@ derivative by a neighbour's vector is their sum over the derivatives of the coef
 
 It is done for a few features at a time and in the innermost loop over all pairs of the
 channel's species, which lie side by side.
+
+Features of the mean coefficients of a structure have the same adjoints. Their derivatives go by
+atoms: ``d mean c / dr_a`` is summed up over the pairs of each atom first, and contracted
+with the adjoints as if the atoms were the pairs, one of each species, of a centre.
 """
 
 from __future__ import annotations
@@ -26,10 +30,12 @@ from atomlake.kernels.expansion import (
     Environment,
     Expansion,
     Pairs,
+    add_to_mean,
     environment_pointers,
     expand,
     expansion_pointers,
     pair_pointers,
+    start_mean,
 )
 from atomlake.kernels.lanes import LANES, pointer
 
@@ -88,7 +94,7 @@ class Couplings(NamedTuple):
 
 
 class Room(NamedTuple):
-    """Room for one centre.
+    """Room for one centre, or for the mean over a structure.
 
     Attributes
     ----------
@@ -209,46 +215,183 @@ def correlations(
         n_slots = expand(
             expansion, pairs, centre, environment, has_positions or has_strain, has_strain
         )
-        # Of the sorted list, where a pair stands once for each species it counts as.
-        n_pairs = environment.slot_offsets[n_slots]
-        _gather(expansion, environment, n_slots, room)
+        n_pairs = pairs.offsets[centre + 1] - pairs.offsets[centre]
         if has_positions:
-            _differentiate(expansion, environment, n_pairs, room)
-        row = 3 * n_values * (pairs.offsets[centre] - pairs.offsets[first])
-        if has_positions and expansion.n_repeats > 1:
-            end = 3 * n_values * (pairs.offsets[centre + 1] - pairs.offsets[first])
-            for i in range(row, end):
-                gradient_positions[i] = 0.0
-        for start in range(0, n_values, _TILE):
-            end = min(start + _TILE, n_values)
-            _couple(
-                expansion,
-                couplings,
-                environment,
-                n_slots,
-                n_pairs,
-                start,
-                end,
-                has_positions,
-                has_strain,
-                room,
+            n_sorted = environment.slot_offsets[n_slots]
+            _differentiate(expansion, environment, n_sorted, room.derivatives)
+        _write(
+            expansion,
+            couplings,
+            environment,
+            n_slots,
+            n_pairs,
+            expansion.n_repeats > 1,
+            has_positions,
+            has_strain,
+            room,
+            features,
+            (centre - first) * n_values,
+            gradient_positions,
+            3 * n_values * (pairs.offsets[centre] - pairs.offsets[first]),
+            gradient_strain,
+        )
+
+
+@kernel
+def correlations_of_mean(
+    expansion: Expansion,
+    couplings: Couplings,
+    pairs: Pairs,
+    structure_offsets: Integers,
+    first: int,
+    last: int,
+    environment: Environment,
+    derivatives: Floats,
+    mean: Environment,
+    room: Room,
+    features: Floats,
+    gradient_positions: Floats,
+    gradient_strain: Floats,
+) -> None:
+    """Write the coupled products of the mean coefficients of the structures ``first:last``.
+
+    Parameters
+    ----------
+    structure_offsets : array
+        Atoms of structure s are ``structure_offsets[s]:structure_offsets[s + 1]``.
+    environment : Environment
+        Room for the largest of the centres.
+    derivatives : array
+        Room for the derivatives of its coefficients.
+    mean, room : Environment, Room
+        Room for the mean; for as many pairs as the largest structure has atoms, times species.
+    features : array, shape (n, n_values)
+        Output.
+    gradient_positions : array, shape (n_atoms of the structures or 0, 3, n_values)
+        Output.
+    gradient_strain : array, shape (n or 0, 3, 3, n_values)
+        Output.
+    """
+    has_positions = gradient_positions.shape[0] > 0
+    has_strain = gradient_strain.shape[0] > 0
+    expansion = expansion_pointers(expansion)
+    couplings = _coupling_pointers(couplings)
+    pairs = pair_pointers(pairs)
+    structure_offsets = pointer(structure_offsets)
+    environment = environment_pointers(environment)
+    derivatives = pointer(derivatives)
+    mean = environment_pointers(mean)
+    room = _room_pointers(room)
+    features = pointer(features)
+    gradient_positions = pointer(gradient_positions)
+    gradient_strain = pointer(gradient_strain)
+    n_values = couplings.n_components * couplings.n_features
+    n_coefficients = expansion.n_max * (expansion.l_max + 1) ** 2
+    for structure in range(first, last):
+        begin = structure_offsets[structure]
+        end = structure_offsets[structure + 1]
+        n_atoms = end - begin
+        n_slots = start_mean(expansion, pairs, begin, end, mean, has_strain)
+        for slot in range(n_slots + 1):
+            mean.slot_offsets[slot] = slot * n_atoms
+        for p in range(n_slots * n_atoms):
+            mean.order[p] = p % n_atoms
+        for i in range(3 * n_slots * n_atoms * n_coefficients if has_positions else 0):
+            room.derivatives[i] = 0.0
+        for centre in range(begin, end):
+            n = expand(
+                expansion, pairs, centre, environment, has_positions or has_strain, has_strain
             )
+            add_to_mean(expansion, environment, n, 1.0 / n_atoms, mean, n_slots, has_strain)
             if has_positions:
-                for p in range(n_pairs):
-                    for axis in range(3):
-                        to = row + (3 * environment.order[p] + axis) * n_values
-                        at = 3 * p + axis
-                        for v in range(start, end):
-                            value = room.tile[at]
-                            if expansion.n_repeats > 1:
-                                value += gradient_positions[to + v]
-                            gradient_positions[to + v] = value
-                            at += 3 * n_pairs
-        row = (centre - first) * n_values
-        for v in range(n_values):
-            features[row + v] = room.values[v]
-        if has_strain:
-            _write_strain(couplings, room, gradient_strain, 9 * row)
+                _differentiate(expansion, environment, environment.slot_offsets[n], derivatives)
+                _add_derivatives(
+                    expansion,
+                    pairs,
+                    centre,
+                    environment,
+                    n,
+                    derivatives,
+                    begin,
+                    n_atoms,
+                    mean,
+                    n_slots,
+                    room.derivatives,
+                )
+        _write(
+            expansion,
+            couplings,
+            mean,
+            n_slots,
+            n_atoms,
+            n_slots > 1,
+            has_positions,
+            has_strain,
+            room,
+            features,
+            (structure - first) * n_values,
+            gradient_positions,
+            3 * n_values * (begin - structure_offsets[first]),
+            gradient_strain,
+        )
+
+
+@inlined
+def _write(
+    expansion: Expansion,
+    couplings: Couplings,
+    environment: Environment,
+    n_slots: int,
+    n_pairs: int,
+    is_summed: bool,
+    has_positions: bool,
+    has_strain: bool,
+    room: Room,
+    features: Output,
+    row: int,
+    gradient_positions: Output,
+    first_move: int,
+    gradient_strain: Output,
+) -> None:
+    """Couple the coefficients, and write the features and their derivatives.
+
+    Where ``is_summed``, several places of the sorted list share one of the ``n_pairs`` rows of
+    ``gradient_positions``, which start at ``first_move``.
+    """
+    n_values = couplings.n_components * couplings.n_features
+    # Of the sorted list, where a pair stands once for each species it counts as.
+    n_sorted = environment.slot_offsets[n_slots]
+    _gather(expansion, environment, n_slots, room)
+    for i in range(3 * n_pairs * n_values if has_positions and is_summed else 0):
+        gradient_positions[first_move + i] = 0.0
+    for start in range(0, n_values, _TILE):
+        end = min(start + _TILE, n_values)
+        _couple(
+            expansion,
+            couplings,
+            environment,
+            n_slots,
+            n_sorted,
+            start,
+            end,
+            has_positions,
+            has_strain,
+            room,
+        )
+        for p in range(n_sorted if has_positions else 0):
+            for axis in range(3):
+                to = first_move + (3 * environment.order[p] + axis) * n_values
+                at = 3 * p + axis
+                for v in range(start, end):
+                    value = room.tile[at]
+                    if is_summed:
+                        value += gradient_positions[to + v]
+                    gradient_positions[to + v] = value
+                    at += 3 * n_sorted
+    for v in range(n_values):
+        features[row + v] = room.values[v]
+    if has_strain:
+        _write_strain(couplings, room, gradient_strain, 9 * row)
 
 
 @inlined
@@ -270,7 +413,7 @@ def _gather(expansion: Expansion, environment: Environment, n_slots: int, room: 
 
 @inlined
 def _differentiate(
-    expansion: Expansion, environment: Environment, n_pairs: int, room: Room
+    expansion: Expansion, environment: Environment, n_pairs: int, derivatives: Floats
 ) -> None:
     """Write the derivatives of the coefficients by all pairs' vectors."""
     l_max = expansion.l_max
@@ -293,11 +436,44 @@ def _differentiate(
                     along = slope * environment.harmonics[h]
                     to = (n * n_harmonics + lm) * n_moves + 3 * p
                     h += gradient
-                    room.derivatives[to] = along * ux + level * environment.harmonics[h]
+                    derivatives[to] = along * ux + level * environment.harmonics[h]
                     h += gradient
-                    room.derivatives[to + 1] = along * uy + level * environment.harmonics[h]
+                    derivatives[to + 1] = along * uy + level * environment.harmonics[h]
                     h += gradient
-                    room.derivatives[to + 2] = along * uz + level * environment.harmonics[h]
+                    derivatives[to + 2] = along * uz + level * environment.harmonics[h]
+
+
+@inlined
+def _add_derivatives(
+    expansion: Expansion,
+    pairs: Pairs,
+    centre: int,
+    environment: Environment,
+    n_slots: int,
+    derivatives: Floats,
+    first_atom: int,
+    n_atoms: int,
+    mean: Environment,
+    n_mean_slots: int,
+    of_mean: Floats,
+) -> None:
+    """Add the share of one centre in the derivatives of the mean, by species and atom."""
+    weight = 1.0 / n_atoms
+    n_moves = 3 * environment.slot_offsets[n_slots]
+    n_mean_moves = 3 * n_mean_slots * n_atoms
+    for k in range(expansion.n_max * (expansion.l_max + 1) ** 2):
+        for slot in range(n_slots):
+            mean_slot = mean.slots.of_species[environment.slots.species[slot]]
+            row = k * n_mean_moves + 3 * mean_slot * n_atoms
+            back = row + 3 * (centre - first_atom)
+            for p in range(environment.slot_offsets[slot], environment.slot_offsets[slot + 1]):
+                pair = pairs.offsets[centre] + environment.order[p]
+                # A pair moves its neighbour, and its centre the other way.
+                to = row + 3 * (pairs.neighbour_index[pair] - first_atom)
+                for axis in range(3):
+                    value = weight * derivatives[k * n_moves + 3 * p + axis]
+                    of_mean[to + axis] += value
+                    of_mean[back + axis] -= value
 
 
 @inlined

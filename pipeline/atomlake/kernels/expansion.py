@@ -350,6 +350,65 @@ def expand(
 
 
 @inlined
+def start_mean(
+    expansion: Expansion, pairs: Pairs, first: int, last: int, mean: Environment, has_strain: bool
+) -> int:
+    """Give every species of the atoms ``first:last`` a slot, and clear what will be summed up.
+
+    Returns
+    -------
+    int
+        Number of slots.
+    """
+    slots = mean.slots
+    for s in range(expansion.n_species):
+        slots.of_species[s] = -1
+    for atom in range(first, last):
+        number = pairs.numbers[atom]
+        for e in range(expansion.species_offsets[number], expansion.species_offsets[number + 1]):
+            slots.of_species[expansion.species[e]] = 0
+    n_slots = 0
+    for s in range(expansion.n_species):
+        if slots.of_species[s] == 0:
+            slots.of_species[s] = n_slots
+            slots.species[n_slots] = s
+            n_slots += 1
+    n_coefficients = (expansion.l_max + 1) ** 2 * n_slots * expansion.n_padded
+    for i in range(n_coefficients):
+        mean.coefficients[i] = 0.0
+    for i in range(6 * n_coefficients if has_strain else 0):
+        mean.strain[i] = 0.0
+    return n_slots
+
+
+@inlined
+def add_to_mean(
+    expansion: Expansion,
+    environment: Environment,
+    n_slots: int,
+    weight: float,
+    mean: Environment,
+    n_mean_slots: int,
+    has_strain: bool,
+) -> None:
+    """Add the coefficients of a centre (and their strain derivatives), times ``weight``."""
+    n_padded = expansion.n_padded
+    n_harmonics = (expansion.l_max + 1) ** 2
+    for slot in range(n_slots):
+        mean_slot = mean.slots.of_species[environment.slots.species[slot]]
+        for k in range(n_harmonics):
+            i = (k * n_slots + slot) * n_padded
+            j = (k * n_mean_slots + mean_slot) * n_padded
+            for c in range(n_padded):
+                mean.coefficients[j + c] += weight * environment.coefficients[i + c]
+        for k in range(6 * n_harmonics if has_strain else 0):
+            i = (k * n_slots + slot) * n_padded
+            j = (k * n_mean_slots + mean_slot) * n_padded
+            for c in range(n_padded):
+                mean.strain[j + c] += weight * environment.strain[i + c]
+
+
+@inlined
 def _sort_by_species(
     expansion: Expansion, pairs: Pairs, centre: int, environment: Environment
 ) -> int:

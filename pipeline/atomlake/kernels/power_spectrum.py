@@ -26,10 +26,12 @@ from atomlake.kernels.expansion import (
     Expansion,
     Pairs,
     Slots,
+    add_to_mean,
     environment_pointers,
     expand,
     expansion_pointers,
     pair_pointers,
+    start_mean,
 )
 from atomlake.kernels.lanes import LANES, broadcast, load, pointer, store, store_some
 
@@ -224,7 +226,11 @@ def power_spectrum_of_mean(
     for structure in range(first, last):
         begin = structure_offsets[structure]
         end = structure_offsets[structure + 1]
-        n_slots = _average(expansion, pairs, begin, end, environment, mean, has_strain)
+        weight = 1.0 / (end - begin)
+        n_slots = start_mean(expansion, pairs, begin, end, mean, has_strain)
+        for centre in range(begin, end):
+            n = expand(expansion, pairs, centre, environment, has_strain, has_strain)
+            add_to_mean(expansion, environment, n, weight, mean, n_slots, has_strain)
         at = (structure - first) * layout.n_features
         _contract(expansion, layout, mean.slots, n_slots, mean, features, at)
         if has_strain:
@@ -234,7 +240,6 @@ def power_spectrum_of_mean(
         if not has_positions:
             continue
         # Derivatives are collected atom by atom: a pair moves its neighbour and its centre.
-        weight = 1.0 / (end - begin)
         origin = structure_offsets[first]
         for i in range((begin - origin) * n_row, (end - origin) * n_row):
             gradient_positions[i] = 0.0
@@ -265,58 +270,6 @@ def power_spectrum_of_mean(
                     for f in range(n_row):
                         gradient_positions[to + f] += weight * row[f]
                         gradient_positions[back + f] -= weight * row[f]
-
-
-@inlined
-def _average(
-    expansion: Expansion,
-    pairs: Pairs,
-    first: int,
-    last: int,
-    environment: Environment,
-    mean: Environment,
-    has_strain: bool,
-) -> int:
-    """Average coefficients (and their strain derivatives) over the centres ``first:last``.
-
-    Every species of these atoms gets a slot; returns their number.
-    """
-    for s in range(expansion.n_species):
-        mean.slots.of_species[s] = -1
-    for atom in range(first, last):
-        number = pairs.numbers[atom]
-        for e in range(expansion.species_offsets[number], expansion.species_offsets[number + 1]):
-            mean.slots.of_species[expansion.species[e]] = 0
-    n_slots = 0
-    for s in range(expansion.n_species):
-        if mean.slots.of_species[s] == 0:
-            mean.slots.of_species[s] = n_slots
-            mean.slots.species[n_slots] = s
-            n_slots += 1
-    n_padded = expansion.n_padded
-    n_harmonics = (expansion.l_max + 1) ** 2
-    for i in range(n_harmonics * n_slots * n_padded):
-        mean.coefficients[i] = 0.0
-    if has_strain:
-        for i in range(6 * n_harmonics * n_slots * n_padded):
-            mean.strain[i] = 0.0
-    weight = 1.0 / (last - first)
-    for centre in range(first, last):
-        n = expand(expansion, pairs, centre, environment, has_strain, has_strain)
-        for slot in range(n):
-            mean_slot = mean.slots.of_species[environment.slots.species[slot]]
-            for k in range(n_harmonics):
-                i = (k * n + slot) * n_padded
-                j = (k * n_slots + mean_slot) * n_padded
-                for c in range(n_padded):
-                    mean.coefficients[j + c] += weight * environment.coefficients[i + c]
-            if has_strain:
-                for k in range(6 * n_harmonics):
-                    i = (k * n + slot) * n_padded
-                    j = (k * n_slots + mean_slot) * n_padded
-                    for c in range(n_padded):
-                        mean.strain[j + c] += weight * environment.strain[i + c]
-    return n_slots
 
 
 @inlined
