@@ -11,13 +11,15 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     from distributed import Client
 
-#: Environment of every worker: one kernel thread per process, whatever library asks.
+#: Environment of every worker: one kernel thread per process, whatever library asks. What goes
+#: wrong in a task is told by the driver, so that dask need not.
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "NUMBA_NUM_THREADS": "1",
     "POLARS_MAX_THREADS": "1",
+    "DASK_LOGGING__DISTRIBUTED": "critical",
 }
 
 #: What a worker process imports before its first task.

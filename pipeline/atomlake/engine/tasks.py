@@ -394,17 +394,27 @@ def warm(descriptors: Sequence[tuple[Descriptor, Gradients]]) -> None:
         return
 
     def first_calls() -> None:
+        for descriptor, gradients in wanted:
+            tiny = _tiny_structure(descriptor)
+            if tiny is not None:
+                neighbours, _ = find_neighbours(tiny, descriptor.cutoff)
+                n = 1 if descriptor.counts_structures(gradients) else tiny.n_atoms
+                rows = empty_rows(descriptor, tiny, neighbours, 0, n, gradients)
+                descriptor.compute_rows(tiny, neighbours, 0, n, gradients, rows)
         hydrogen = Structures.single([1, 1], [[0.0, 0, 0], [0, 0, 1.0]])
         check_structures(hydrogen)
-        for descriptor, gradients in wanted:
-            number = descriptor.species_numbers[0] if descriptor.species else 1
-            pair = Structures.single([number] * 2, hydrogen.positions)
-            neighbours, _ = find_neighbours(pair, descriptor.cutoff)
-            n = 1 if descriptor.counts_structures(gradients) else 2
-            rows = empty_rows(descriptor, pair, neighbours, 0, n, gradients)
-            descriptor.compute_rows(
-                pair, neighbours.within(descriptor.cutoff), 0, n, gradients, rows
-            )
+        find_neighbours(hydrogen, 2.0)[0].within(1.5)
 
     warm_up(repr(sorted((d.descriptor_id, tuple(g)) for d, g in wanted)), first_calls)
     _warm.update((d.descriptor_id, g) for d, g in wanted)
+
+
+def _tiny_structure(descriptor: Descriptor) -> Structures | None:
+    """Two atoms that a descriptor accepts, as a molecule or as a crystal."""
+    numbers = [int(descriptor.species_numbers[0]) if descriptor.species else 1] * 2
+    positions = [[0.0, 0.0, 0.0], [0.0, 0.3, 1.0]]
+    for cell in (None, 4.0 * np.eye(3)):
+        tiny = Structures.single(numbers, positions, cell, cell is not None)
+        if not any(descriptor.check(tiny)):
+            return tiny
+    return None

@@ -141,7 +141,8 @@ def warm_up(name: str, first_calls: Callable[[], object]) -> None:
 
     What was compiled before, by whichever process, is loaded without waiting for others. Numba
     does not recover from a cache file that was cut short: if the calls fail, the cache is
-    emptied and they are made once more.
+    emptied and they are made once more. Calls that fail for a reason of their own are left
+    to fail where their result is wanted.
 
     Parameters
     ----------
@@ -163,5 +164,6 @@ def warm_up(name: str, first_calls: Callable[[], object]) -> None:
             first_calls()
         except Exception:
             empty_cache()
-            first_calls()
+            with contextlib.suppress(Exception):
+                first_calls()
         is_compiled.touch()
