@@ -28,6 +28,9 @@ FILES = {
     "slab": ("fairchem_samples/toy_c3h8_relax.extxyz.xz", ("H", "C", "Cu")),
 }
 
+#: Atoms of the largest structure of these files, for descriptors of a fixed size.
+MAX_ATOMS = 38
+
 
 def make_recipe(data: Path, lake: Path, files: tuple[str, ...] = tuple(FILES)) -> Recipe:
     """Return a recipe with every kind for every file, gradients where the kind has them."""
@@ -35,12 +38,14 @@ def make_recipe(data: Path, lake: Path, files: tuple[str, ...] = tuple(FILES)) -
     for name in descriptors.names():
         kind = descriptors.get(name)
         for file in files:
-            example = kind.examples(FILES[file][1])[0]
+            parameters = kind.examples(FILES[file][1])[0].parameters
+            if "n_atoms_max" in parameters:
+                parameters["n_atoms_max"] = MAX_ATOMS
             entries.append(
                 {
                     "kind": name,
                     "sources": [file],
-                    "parameters": example.parameters,
+                    "parameters": parameters,
                     "gradients": {
                         "positions": "pairs" if "positions" in kind.gradients else "none",
                         "strain": "strain" in kind.gradients,
