@@ -24,7 +24,8 @@ def overview(kinds: list[type[Descriptor]]) -> str:
     """One row for each descriptor."""
     rows = [
         f"| {kind.family} | [{kind.kind}]({kind.kind}.md) | {kind.title} "
-        f"| {kind.body_order or 'whole structure'} | {kind.native_rows} | {', '.join(kind.gradients) or 'none'} |"
+        f"| {kind.body_order or 'whole structure'} | {kind.native_rows} "
+        f"| {', '.join(kind.gradients) or 'none'} |"
         for kind in sorted(kinds, key=lambda kind: kind.family)
     ]
     return "\n".join(
