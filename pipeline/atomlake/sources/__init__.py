@@ -7,24 +7,26 @@ import hashlib
 import os
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atomlake.errors import SourceError
+from atomlake.registry import Registry
 
 if TYPE_CHECKING:
     from atomlake.sources.base import Reader, Source
 
-_REGISTRY: dict[str, str] = {
-    "extxyz": "atomlake.sources.extxyz:ExtendedXyz",
-    "ase_sqlite": "atomlake.sources.ase_sqlite:AseSqlite",
-    "ase_database": "atomlake.sources.ase_database:AseDatabase",
-    "ase_collection": "atomlake.sources.collections:AseCollection",
-    "ase": "atomlake.sources.ase_formats:AseFormat",
-}
+_REGISTRY: Registry[Reader] = Registry(
+    "format",
+    "atomlake.sources",
+    {
+        "extxyz": "atomlake.sources.extxyz:ExtendedXyz",
+        "ase_sqlite": "atomlake.sources.ase_sqlite:AseSqlite",
+        "ase_database": "atomlake.sources.ase_database:AseDatabase",
+        "ase_collection": "atomlake.sources.collections:AseCollection",
+        "ase": "atomlake.sources.ase_formats:AseFormat",
+    },
+)
 
 #: Reads what no pattern of another format claims, by ase's own guess.
 _FALLBACK = "ase"
@@ -32,12 +34,9 @@ _FALLBACK = "ase"
 _COMPANIONS = ("-wal", "-shm", "-journal", ".lock")
 
 
-def names() -> list[str]:
-    """Names of every format, those of installed packages included."""
-    return sorted({*_REGISTRY, *(e.name for e in entry_points(group="atomlake.sources"))})
+names = _REGISTRY.names
 
 
-@cache
 def get(name: str) -> type[Reader]:
     """Return the reader of a registered format, or the one that hands it to ase.
 
@@ -51,12 +50,8 @@ def get(name: str) -> type[Reader]:
     KeyError
         If no format has that name.
     """
-    if name in _REGISTRY:
-        module, _, attribute = _REGISTRY[name].partition(":")
-        return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
-    for entry in entry_points(group="atomlake.sources"):
-        if entry.name == name:
-            return entry.load()  # type: ignore[no-any-return]
+    if name in names():
+        return _REGISTRY.get(name)
     from atomlake.sources.ase_formats import READABLE, REFUSED
 
     if name in READABLE:
@@ -135,7 +130,7 @@ def _reader_class(location: str, source: Source) -> type[Reader]:
             return get(source.format)
         except KeyError as error:
             raise SourceError(f"source {source.label!r}: {error.args[0]}") from None
-    for name in dict.fromkeys([*_REGISTRY, *names()]):
+    for name in dict.fromkeys([*_REGISTRY.listed, *names()]):
         if any(fnmatchcase(location.lower(), pattern) for pattern in get(name).patterns):
             return get(name)
     return get(_FALLBACK)
