@@ -78,10 +78,15 @@ def measure(name: str, file: Path, entry: dict[str, object]) -> None:
     print("  alone, one process:  " + ", ".join(f"{k} {v:.2f} s" for k, v in alone.items()))
     print("  in the run, workers: " + ", ".join(f"{k} {v:.2f} s" for k, v in workers.items()))
     print("  the run, wall:       " + ", ".join(f"{k} {v:.2f} s" for k, v in seconds.items()))
+    busy = sum(workers.values()) / WORKERS
+    print(
+        f"  workers busy {busy:.2f} s each; plan, start of workers and commits "
+        f"{seconds['total'] - busy:.2f} s"
+    )
     print(
         f"  whole run / (kernel + write alone, on {WORKERS} workers) = "
         f"{seconds['total']:.2f} / {bound:.2f} = {seconds['total'] / bound:.2f}; "
-        f"computing phase alone {seconds['compute'] / bound:.2f}; "
+        f"work of the workers alone {busy / bound:.2f}; "
         f"against one worker's sum {seconds['total'] / (WORKERS * bound):.2f}"
     )
 

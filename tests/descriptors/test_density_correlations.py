@@ -296,7 +296,7 @@ def test_atoms_without_neighbours_dilute_the_inner_average(descriptor):
     )
 
 
-def test_counting_features_needs_no_list_of_them():
+def test_too_many_features_are_counted_without_a_list_and_refused():
     with pytest.raises(ValidationError, match="13,300,380 numbers"):
         Bispectrum(species=("H", "C", "N", "O", "S"), n_max=12, l_max=8, parity="both")
 

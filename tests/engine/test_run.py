@@ -271,6 +271,17 @@ def test_what_is_too_wide_is_refused_with_count_bytes_and_fix(database):
         database.run()
 
 
+def test_soap_of_a_hundred_species_is_refused_by_the_plan(database):
+    positions = 3.0 * np.arange(306).reshape(102, 3)
+    database.structures = [Atoms(numbers=range(1, 103), positions=positions)]
+    database.save()
+    database.descriptors = [{"kind": "soap", "parameters": {"species": "scan"}}]
+    refusals = preview(database.recipe).refusals
+    assert "2,333,352" in refusals[0]
+    assert "MiB" in refusals[0]
+    assert "species_weights" in refusals[0]
+
+
 def test_what_is_too_large_is_refused(database):
     database.limits = {"max_nbytes": 100}
     with pytest.raises(RefusedError, match=r"limits.max_nbytes"):

@@ -121,11 +121,10 @@ def test_a_format_of_another_package(monkeypatch, tmp_path):
         name = "other"
         load = staticmethod(lambda: Other)
 
-    monkeypatch.setattr(sources, "entry_points", lambda group: [Entry])
-    sources.get.cache_clear()
+    monkeypatch.setattr("atomlake.registry.entry_points", lambda group: [Entry])
+    monkeypatch.setattr(sources._REGISTRY, "_loaded", {})
     assert "other" in sources.names()
     assert isinstance(sources.reader("a.other", Source(path="a"), Path(tmp_path)), Other)
-    sources.get.cache_clear()
 
 
 def test_what_decides_the_content_is_hashed():

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from pydantic import ValidationError
 
 from atomlake.descriptors.base import Descriptor
 from atomlake.engine import memory, scan
@@ -128,8 +129,15 @@ def make_plan(
         for state in states[label]:
             if state.fingerprint is None and state.index is not None:
                 notes.append(f"{state.location}: {state.index.set_aside[0].reason}")
-    built = [(entry, _settle(entry, recipe, states)) for entry in recipe.descriptors]
-    refusals = list(_too_wide(built, recipe))
+    built: list[tuple[DescriptorEntry, Descriptor]] = []
+    refusals: list[str] = []
+    for entry in recipe.descriptors:
+        try:
+            built.append((entry, _settle(entry, recipe, states)))
+        except ValidationError as error:
+            reasons = "; ".join(e["msg"].removeprefix("Value error, ") for e in error.errors())
+            refusals.append(f"{entry.kind}, for the species that its sources hold: {reasons}")
+    refusals += _too_wide(built, recipe)
     if refusals:
         return Plan([], {}, [], [], [], built, Estimate(), 0, 0, notes, refusals)
 
