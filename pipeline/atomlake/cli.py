@@ -328,11 +328,17 @@ def verify(lake: str, as_json: bool) -> None:
 def descriptors(species: str, as_json: bool) -> None:
     """List the descriptors: what they are, their gradients, how many features."""
     from atomlake import descriptors as registry
+    from atomlake.structures import species_numbers
 
+    elements = tuple(species.split(","))
+    try:
+        species_numbers(elements)
+    except ValueError as problem:
+        raise RecipeError(f"--species {species}: {problem}") from None
     rows: list[dict[str, Any]] = []
     for name in registry.names():
         kind = registry.get(name)
-        example = kind.examples(tuple(species.split(",")))[0]
+        example = kind.examples(elements)[0]
         rows.append(
             {
                 "family": kind.family,

@@ -555,3 +555,10 @@ def test_cost_is_positive_and_grows_with_what_is_asked(descriptor, gradients):
     cost = descriptor.cost(30.0, gradients)
     assert 0 < descriptor.cost(0.0, NOTHING) <= descriptor.cost(30.0, NOTHING) <= cost
     assert cost < 1.0
+
+
+@pytest.mark.parametrize("name", descriptors.names())
+@pytest.mark.parametrize("species", [("Si",), ("H", "C"), ("H", "C", "N", "O", "S", "Cl")])
+def test_every_kind_gives_examples_for_any_species(name, species):
+    for example in descriptors.get(name).examples(species):
+        assert example.n_features > 0

@@ -112,7 +112,7 @@ class Ace(DensityCorrelation):
                 n_limits=(2, 1, 1, 1),
                 l_limits=(0, 2, 1, 1),
                 average="inner",
-                species_weights={s: (1.0, 0.5 * i) for i, s in enumerate(species)},
+                species_weights={s: (1.0, 0.5 + 0.5 * i) for i, s in enumerate(species)},
             ),
         ]
 

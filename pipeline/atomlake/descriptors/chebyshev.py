@@ -103,6 +103,7 @@ class Chebyshev(Descriptor):
     @classmethod
     def examples(cls, species: tuple[str, ...]) -> list[Self]:
         """Return small descriptors of these species that between them use every option."""
+        weights = {symbol: 0.5 + i**2 for i, symbol in enumerate(species)}
         return [
             cls.preset("aenet", species=species, radial_cutoff=5.0, angular_cutoff=4.0),
             cls(
@@ -112,7 +113,7 @@ class Chebyshev(Descriptor):
                 angular_cutoff=4.5,
                 angular_order=9,
                 cutoff_function=Cutoff(function="poly2"),
-                weights={symbol: 0.5 + i**2 for i, symbol in enumerate(species)},
+                weights=weights if len(species) > 1 else None,
                 average="outer",
             ),
         ]

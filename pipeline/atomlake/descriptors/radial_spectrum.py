@@ -54,7 +54,7 @@ class RadialSpectrum(DensityCorrelation):
                 radial_basis="chebyshev_exponential",
                 radial_decay=3.0,
                 cutoff_function=Cutoff(function="cosine"),
-                species_weights={s: (1.0, 0.5 * i) for i, s in enumerate(species)},
+                species_weights={s: (1.0, 0.5 + 0.5 * i) for i, s in enumerate(species)},
             ),
         ]
 

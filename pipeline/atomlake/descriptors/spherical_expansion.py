@@ -67,7 +67,7 @@ class SphericalExpansion(DensityCorrelation):
                 degree=3,
                 sigma=None,
                 radial_basis="zernike",
-                species_weights={s: (1.0, 0.5 * i) for i, s in enumerate(species)},
+                species_weights={s: (1.0, 0.5 + 0.5 * i) for i, s in enumerate(species)},
             ),
         ]
 
