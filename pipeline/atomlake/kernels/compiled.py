@@ -71,9 +71,33 @@ def kernel[Function: Callable[..., Any]](function: Function) -> Function:
     """
     # numba reads the setting when a function is decorated
     numba.config.CACHE_DIR = str(cache_folder(function.__module__.rpartition(".")[2]))
-    return numba.njit(  # type: ignore[no-any-return]
+    compiled = numba.njit(
         function, nogil=True, cache=True, error_model="numpy", fastmath={"contract"}
     )
+    compiled._cache = _SavedAlone(compiled._cache)
+    return compiled  # type: ignore[no-any-return]
+
+
+class _SavedAlone:
+    """A cache of numba's whose entries are saved by one process of the machine at a time.
+
+    Saving reads the index, chooses a file name and writes both: two processes that save
+    different signatures at once would choose the same name (numba #10128).
+    """
+
+    def __init__(self, cache: Any) -> None:
+        self._numba_cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._numba_cache, name)
+
+    def save_overload(self, signature: Any, data: Any) -> None:
+        """Save the machine code of one signature; where nothing can be written, do without."""
+        with contextlib.suppress(OSError):
+            cache_root().mkdir(parents=True, exist_ok=True)
+            with open(cache_root() / ".saving", "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._numba_cache.save_overload(signature, data)
 
 
 def inlined[Function: Callable[..., Any]](function: Function) -> Function:
@@ -128,11 +152,11 @@ def compiling_alone() -> Iterator[None]:
 
 
 def empty_cache() -> None:
-    """Remove all compiled kernels of this machine; the lock file stays."""
+    """Remove all compiled kernels of this machine; the lock files stay."""
     for path in cache_root().iterdir():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.name != ".lock":
+        elif path.name not in (".lock", ".saving"):
             path.unlink(missing_ok=True)
 
 
