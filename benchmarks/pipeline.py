@@ -3,6 +3,8 @@
 For each recipe: the time of the whole run with two workers, and the time of (a) the kernels and
 (b) encoding and writing the same arrays, each measured alone in one process and divided by the
 number of workers. The whole run also reads, checks, finds neighbours, starts workers and commits.
+It is made twice, into two lakes: first in a fresh process, in which Python still has to import
+what planning and working need, then again, with that done.
 
     python benchmarks/pipeline.py ../shared/data
 """
@@ -69,6 +71,7 @@ def measure(name: str, file: Path, entry: dict[str, object]) -> None:
         descriptor = recipe.descriptors[0].build()
         warm([(descriptor, Gradients())])
         units = preview(recipe).units
+        cold = run(recipe.model_copy(update={"lake": f"{folder}/cold"}))
         outcome = run(recipe)
         alone = stages_alone(units, descriptor, Path(folder))
     seconds, workers = outcome.seconds, outcome.totals.seconds
@@ -78,6 +81,7 @@ def measure(name: str, file: Path, entry: dict[str, object]) -> None:
     print("  alone, one process:  " + ", ".join(f"{k} {v:.2f} s" for k, v in alone.items()))
     print("  in the run, workers: " + ", ".join(f"{k} {v:.2f} s" for k, v in workers.items()))
     print("  the run, wall:       " + ", ".join(f"{k} {v:.2f} s" for k, v in seconds.items()))
+    print(f"  the run before it, imports included: {cold.seconds['total']:.2f} s")
     busy = sum(workers.values()) / WORKERS
     print(
         f"  workers busy {busy:.2f} s each; plan, start of workers and commits "
