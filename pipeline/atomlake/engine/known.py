@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import polars as pl
 
 from atomlake.descriptors.base import Gradients
 from atomlake.engine.units import Speed, Task
 from atomlake.lake import Lake
+from atomlake.lake.catalogue import TABLES
 from atomlake.sources.base import Fingerprint
 from atomlake.structures import CHECKS_VERSION
 
@@ -18,42 +18,46 @@ class Known:
     """What a lake already holds; nothing at all where there is no lake yet."""
 
     def __init__(self, lake: Lake | None) -> None:
-        if lake is None:
-            self.sources = self.live = self.features = None
-            return
-        self.sources = lake.catalogue.sources().collect()
-        self.live = lake.catalogue.structures().collect()
-        self.features = lake.catalogue.features().collect()
+        def table(name: str) -> pl.DataFrame:
+            if lake is None:
+                return pl.DataFrame(schema=TABLES[name])
+            rows: pl.LazyFrame = getattr(lake.catalogue, name)()
+            return rows.collect()
+
+        self.live = table("structures")
+        self.features = table("features")
+        self._states = {
+            (row["source"], row["location"]): row for row in table("sources").iter_rows(named=True)
+        }
+        # set aside for a reason that may no longer hold
+        self._unsettled = set(
+            self.live.filter(
+                pl.col("status") == "set_aside",
+                (pl.col("check_hash") != CHECKS_VERSION) | (pl.col("code") == "unreadable"),
+            )
+            .select("source", "location")
+            .iter_rows()
+        )
 
     def fingerprint(self, source: str, location: str, options: str) -> Fingerprint | None:
         """State of a location that the structures table reflects, if it reflects any."""
-        row = self._source_row(source, location)
+        row = self._states.get((source, location))
         if row is None or row["options_hash"] != options:
             return None
         return Fingerprint(row["nbytes"], row["mtime_ns"], row["digest"])
 
     def species(self, source: str, location: str) -> tuple[int, ...] | None:
         """Species of a location, if they were ever looked at."""
-        row = self._source_row(source, location)
+        row = self._states.get((source, location))
         return None if row is None or row["species"] is None else tuple(row["species"])
-
-    def _source_row(self, source: str, location: str) -> dict[str, Any] | None:
-        if self.sources is None:
-            return None
-        rows = self.sources.filter(pl.col("source") == source, pl.col("location") == location)
-        return rows.row(0, named=True) if len(rows) else None
 
     def locations(self, source: str) -> set[str]:
         """Locations of a source that have live structures, set-aside ones included."""
-        if self.live is None:
-            return set()
         return set(self.live.filter(pl.col("source") == source)["location"].unique())
 
     def structures(self, source: str, readable: set[str], unreadable: set[str]) -> pl.DataFrame:
         """Live rows of some locations; of unreadable ones only the record that says so."""
         columns = ["structure_id", "location", "key", "record_hash", "sequence"]
-        if self.live is None:
-            return pl.DataFrame(schema=dict.fromkeys(columns, pl.String) | {"sequence": pl.Int64})
         location = pl.col("location")
         return self.live.filter(
             pl.col("source") == source,
@@ -63,25 +67,14 @@ class Known:
 
     def n_structures(self, source: str) -> int:
         """Live structures of a source, those set aside included."""
-        return 0 if self.live is None else len(self.live.filter(pl.col("source") == source))
+        return len(self.live.filter(pl.col("source") == source))
 
     def is_settled(self, source: str, location: str) -> bool:
         """Whether nothing there was set aside for a reason that may no longer hold."""
-        if self.live is None:
-            return True
-        return not len(
-            self.live.filter(
-                pl.col("source") == source,
-                pl.col("location") == location,
-                pl.col("status") == "set_aside",
-                (pl.col("check_hash") != CHECKS_VERSION) | (pl.col("code") == "unreadable"),
-            )
-        )
+        return (source, location) not in self._unsettled
 
     def parts(self, source: str, leaving: set[str]) -> Iterator[tuple[str, list[int], list[int]]]:
         """Parts of a source: id, rows that are live, atoms of each of these."""
-        if self.live is None:
-            return
         table = (
             self.live.filter(pl.col("source") == source, pl.col("status") == "ok")
             .filter(~pl.col("structure_id").is_in(list(leaving)))
@@ -93,8 +86,6 @@ class Known:
 
     def computed(self, task: Task, max_neighbours: int) -> dict[str, list[int] | None]:
         """Parts that hold a descriptor with these gradients: rows covered, None for all."""
-        if self.features is None:
-            return {}
         rows = self.features.filter(
             pl.col("descriptor_id") == task.descriptor.descriptor_id,
             (pl.col("gradients") == task.gradients.positions)
@@ -114,8 +105,6 @@ class Known:
 
     def speed(self) -> Speed:
         """Measured seconds per row of what the lake holds of each descriptor."""
-        if self.features is None:
-            return {}
         rates = (
             self.features.filter(pl.col("n_rows") > 0)
             .group_by("descriptor_id", "gradients", "strain")

@@ -53,6 +53,8 @@ class Plan:
         Projected peak memory of a worker.
     n_unchanged : int
         Structures of the recipe's sources that are in the lake and stay as they are.
+    live : DataFrame
+        Structures of the lake that the plan was made against.
     notes : list of str
         What a person should know before the run starts.
     refusals : list of str
@@ -68,6 +70,7 @@ class Plan:
     estimate: Estimate
     memory_nbytes: int
     n_unchanged: int
+    live: pl.DataFrame
     notes: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
 
@@ -139,7 +142,7 @@ def make_plan(
             refusals.append(f"{entry.kind}, for the species that its sources hold: {reasons}")
     refusals += _too_wide(built, recipe)
     if refusals:
-        return Plan([], {}, [], [], [], built, Estimate(), 0, 0, notes, refusals)
+        return Plan([], {}, [], [], [], built, Estimate(), 0, 0, known.live, notes, refusals)
 
     units: list[Unit] = []
     source_changes: dict[str, Changes] = {}
@@ -189,6 +192,7 @@ def make_plan(
             - source_changes[s.label].new["replaces"].drop_nulls().len()
             for s in recipe.sources
         ),
+        live=known.live,
         notes=notes,
     )
     plan.refusals.extend(_too_large(plan, recipe))

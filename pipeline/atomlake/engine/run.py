@@ -202,7 +202,6 @@ class _Publisher:
     published_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.live = self.lake.catalogue.structures().collect()
         replaced = pl.concat(
             [pl.DataFrame(schema={"structure_id": pl.String, "replaces": pl.String})]
             + [c.new.select("structure_id", "replaces") for c in self.plan.changes.values()]
@@ -274,11 +273,11 @@ class _Publisher:
             + [change.moved for change in self.plan.changes.values()]
         )
         if retired or len(moves):
-            moved = self.live.join(moves, on="structure_id", suffix="_new").with_columns(
+            moved = self.plan.live.join(moves, on="structure_id", suffix="_new").with_columns(
                 location="location_new", key="key_new"
             )
             self.lake.catalogue.publish_structures(
-                moved.select(self.live.columns),
+                moved.select(self.plan.live.columns),
                 retire=self._live([*retired, *moves["structure_id"]]),
                 run_id=self.run_id,
             )
@@ -314,7 +313,7 @@ class _Publisher:
             self.lake.catalogue.publish_sources(frame)
 
     def _live(self, structure_ids: list[str]) -> pl.DataFrame:
-        return self.live.filter(pl.col("structure_id").is_in(structure_ids))
+        return self.plan.live.filter(pl.col("structure_id").is_in(structure_ids))
 
 
 # ----- The run's own record
