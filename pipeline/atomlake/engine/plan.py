@@ -21,12 +21,12 @@ from atomlake.engine import memory, scan
 from atomlake.engine.changes import Changes, compare
 from atomlake.engine.known import Known
 from atomlake.engine.scan import LocationState
-from atomlake.engine.units import Estimate, Piece, Speed, Task, Unit, costs, cut
+from atomlake.engine.units import Estimate, Piece, Speed, Task, Unit, costs, cut, structure_row
 from atomlake.errors import RecipeError
 from atomlake.lake import Lake
 from atomlake.recipe import DescriptorEntry, Recipe
 from atomlake.sources.base import Source
-from atomlake.structures import CHECKS_VERSION, CHEMICAL_SYMBOLS
+from atomlake.structures import CHEMICAL_SYMBOLS
 
 
 @dataclass(frozen=True)
@@ -273,18 +273,14 @@ def _set_aside(
                 pl.col("location") == state.location, pl.col("position").is_in(list(problems))
             )
             for record in records.iter_rows(named=True):
-                problem = problems[record["position"]]
-                yield {
-                    "structure_id": record["structure_id"],
-                    "source": source.label,
-                    "location": record["location"],
-                    "key": record["key"],
-                    "record_hash": record["record_hash"],
-                    "check_hash": CHECKS_VERSION,
-                    "status": "set_aside",
-                    "code": problem.code,
-                    "reason": problem.reason,
-                }
+                yield structure_row(
+                    record["structure_id"],
+                    source.label,
+                    record["location"],
+                    record["key"],
+                    record["record_hash"],
+                    problems[record["position"]],
+                )
 
 
 def _without(new: pl.DataFrame, rows: Sequence[dict[str, Any]]) -> pl.DataFrame:

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 
 from atomlake import sources
 from atomlake.descriptors.base import Descriptor, Gradients, Rows, empty_rows
-from atomlake.engine.units import Piece, Unit
+from atomlake.engine.units import Piece, Unit, structure_row
 from atomlake.engine.versions import versions
 from atomlake.errors import LakeError, SetAside, SourceError
 from atomlake.kernels.compiled import warm_up
 from atomlake.lake import layout, parts
 from atomlake.neighbours import Neighbours, find_neighbours
-from atomlake.structures import CHECKS_VERSION, Structures, check
+from atomlake.structures import Structures, check
 
 #: Problems of one structure, by its row in a batch.
 Problems = dict[int, SetAside]
@@ -115,10 +115,7 @@ def _ingest(lake: str, part_id: str, pieces: Sequence[Piece], record: UnitRecord
                     keep[s] = False
         for i, problem in sorted(problems.items()):
             record.set_aside[problem.code] += 1
-            record.structures.append(
-                _row(piece, i)
-                | {"status": "set_aside", "code": problem.code, "reason": problem.reason}
-            )
+            record.structures.append(_row(piece, i, problem))
         batches.append(structures if keep.all() else structures.take(np.flatnonzero(keep)))
         good += [_row(piece, int(i)) for i in rows[keep]]
     structures = Structures.concatenate(batches)
@@ -160,15 +157,15 @@ def _ingest(lake: str, part_id: str, pieces: Sequence[Piece], record: UnitRecord
     return structures
 
 
-def _row(piece: Piece, i: int) -> dict[str, Any]:
-    return {
-        "structure_id": piece.structure_ids[i],
-        "source": piece.source.label,
-        "location": piece.location,
-        "key": piece.keys[i],
-        "record_hash": piece.record_hashes[i],
-        "check_hash": CHECKS_VERSION,
-    }
+def _row(piece: Piece, i: int, problem: SetAside | None = None) -> dict[str, Any]:
+    return structure_row(
+        piece.structure_ids[i],
+        piece.source.label,
+        piece.location,
+        piece.keys[i],
+        piece.record_hashes[i],
+        problem,
+    )
 
 
 def _read(piece: Piece, scratch: Path) -> tuple[Structures, NDArray[np.int64], Problems]:

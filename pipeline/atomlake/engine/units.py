@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from atomlake import descriptors
 from atomlake.descriptors.base import Descriptor, Gradients
+from atomlake.errors import SetAside
 from atomlake.recipe import PartSize
 from atomlake.sources.base import Source
+from atomlake.structures import CHECKS_VERSION
 
 Floats = NDArray[np.float64]
 
@@ -69,6 +71,28 @@ class Piece:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+
+def structure_row(
+    structure_id: str,
+    source: str,
+    location: str,
+    key: str,
+    record_hash: str,
+    problem: SetAside | None = None,
+) -> dict[str, Any]:
+    """What the catalogue says of a record, and why it is set aside if it is."""
+    row = {
+        "structure_id": structure_id,
+        "source": source,
+        "location": location,
+        "key": key,
+        "record_hash": record_hash,
+        "check_hash": CHECKS_VERSION,
+    }
+    if problem is not None:
+        row |= {"status": "set_aside", "code": problem.code, "reason": problem.reason}
+    return row
 
 
 @dataclass(frozen=True)
