@@ -8,15 +8,21 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import wraps
 from typing import Any, NoReturn
 
 import click
 
-from atomlake.errors import AtomlakeError, LakeError, RecipeError, SourceError
+from atomlake.errors import AtomlakeError, ClusterError, LakeError, RecipeError, SourceError
 
 #: Exit code of each kind of error; 1 is an unexpected one, 2 also a wrong command line.
-EXIT_CODES: dict[type[AtomlakeError], int] = {RecipeError: 2, SourceError: 3, LakeError: 4}
+EXIT_CODES: dict[type[AtomlakeError], int] = {
+    RecipeError: 2,
+    SourceError: 3,
+    LakeError: 4,
+    ClusterError: 8,
+}
 EXIT_REFUSED = 5
 EXIT_INCOMPLETE = 6
 EXIT_DAMAGED = 7
@@ -52,7 +58,7 @@ def _reports_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 unexpected error, 2 bad recipe or command line, 3 a source "
     "cannot be read, 4 the lake cannot be used, 5 the plan is refused, 6 some structures stay "
-    "undone, 7 damage found, 130 interrupted.",
+    "undone, 7 damage found, 8 the cluster cannot be used, 130 interrupted.",
 )
 @click.version_option(package_name="atomlake")
 def main() -> None:
@@ -215,6 +221,56 @@ def plan(recipe: str, workers: int | None, lake: str | None, as_json: bool) -> N
             click.echo(f"refused     {refusal}", err=True)
     if planned.refusals:
         sys.exit(EXIT_REFUSED)
+
+
+@main.group()
+def cluster() -> None:
+    """Try the cluster of a recipe before a run needs it."""
+
+
+@cluster.command("check")
+@click.argument("recipe", type=click.Path())
+@click.option("--patience", default=300.0, help="Seconds to wait for the workers.")
+@_as_json
+@_reports_errors
+def check_cluster(recipe: str, patience: float, as_json: bool) -> None:
+    """Start the cluster of RECIPE, run one small task on each worker, and stop it.
+
+    Says of every worker its versions, whether it sees the lake and the sources, its clock,
+    its memory and its speed.
+    """
+    from atomlake.engine import cluster_check
+
+    asked = _load(recipe, None, None)
+    report = cluster_check.check_cluster(asked, patience=patience)
+    if as_json:
+        _print_json(asdict(report))
+    else:
+        click.echo(f"{len(report.workers)} workers after {report.start_seconds:.1f} s")
+        for address, worker in sorted(report.workers.items()):
+            click.echo(
+                f"{worker.host} {address}: {worker.microseconds_per_atom:.1f} µs an atom, "
+                f"{_size(worker.memory_nbytes)}, {worker.n_threads} threads, clock "
+                f"{worker.clock_difference:+.2f} s, kernels after {worker.compile_seconds:.1f} s"
+            )
+        same = next(iter(report.workers.values())).versions
+        click.echo("versions   " + ", ".join(f"{name} {v}" for name, v in same.items()))
+        for remark in report.remarks:
+            click.echo(f"remark     {remark}")
+        for problem in report.problems:
+            click.echo(f"problem    {problem}", err=True)
+        if not report.problems:
+            click.echo("the cluster would work")
+    if report.problems:
+        sys.exit(EXIT_CODES[ClusterError])
+
+
+@cluster.command("script")
+@click.argument("recipe", type=click.Path())
+@_reports_errors
+def cluster_script(recipe: str) -> None:
+    """Print what the batch system or the operator would be given; start nothing."""
+    click.echo(_load(recipe, None, None).cluster.script(), nl=False)
 
 
 # ----- Looking

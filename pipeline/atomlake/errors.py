@@ -30,6 +30,10 @@ class LakeError(AtomlakeError):
     """The lake cannot be read or written, or its content contradicts its catalogue."""
 
 
+class ClusterError(AtomlakeError):
+    """The cluster of a recipe cannot be started or reached; the lake is as it was."""
+
+
 class SetAside(NamedTuple):
     """Why one structure is not computed.
 

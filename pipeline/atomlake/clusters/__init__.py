@@ -13,7 +13,16 @@ _REGISTRY: Registry[Cluster] = Registry(
     "cluster kind",
     "atomlake.clusters",
     {
+        "address": "atomlake.clusters.address:Address",
+        "htcondor": "atomlake.clusters.htcondor:HtCondor",
+        "kubernetes": "atomlake.clusters.kubernetes:Kubernetes",
         "local": "atomlake.clusters.local:Local",
+        "lsf": "atomlake.clusters.lsf:Lsf",
+        "pbs": "atomlake.clusters.pbs:Pbs",
+        "sge": "atomlake.clusters.sge:GridEngine",
+        "slurm": "atomlake.clusters.slurm:Slurm",
+        "slurm-allocation": "atomlake.clusters.slurm_allocation:SlurmAllocation",
+        "ssh": "atomlake.clusters.ssh:Ssh",
     },
 )
 

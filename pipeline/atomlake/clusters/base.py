@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from atomlake.errors import ClusterError
+
 if TYPE_CHECKING:
     from distributed import Client
 
@@ -64,6 +66,23 @@ class Cluster(BaseModel, ABC):
 
     def prepare(self) -> None:
         """Begin, without waiting, what can begin before the work is planned."""
+
+    def join(self) -> None:
+        """Take this process's place in the cluster, before anything else is done.
+
+        Only a cluster in which every process runs the same command has places to take: the
+        driver returns from here, the scheduler and the workers never do.
+        """
+
+    def script(self) -> str:
+        """Return what the batch system or the operator would be given; start nothing.
+
+        Raises
+        ------
+        ClusterError
+            If this kind of cluster gives nothing to anybody.
+        """
+        raise ClusterError(f"a cluster of kind {self.kind!r} ({self.title}) has no script")
 
     @abstractmethod
     def open(self) -> AbstractContextManager[Client]:

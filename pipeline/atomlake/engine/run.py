@@ -113,6 +113,8 @@ def run(
         for listener in listeners:
             listener(event)
 
+    if executor == "cluster":
+        recipe.cluster.join()
     started = time.monotonic()
     lake = Lake.create(recipe.lake)
     with _alone(lake.path):
