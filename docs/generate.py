@@ -1,15 +1,21 @@
-"""Write the reference pages of the descriptors from the code: ``python docs/generate.py``."""
+"""Write the reference pages of descriptors and clusters: ``python docs/generate.py``."""
 
 from __future__ import annotations
 
 import inspect
 import sys
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
-from atomlake import descriptors
+import yaml
+from pydantic import BaseModel
+
+from atomlake import clusters, descriptors
+from atomlake.clusters.base import Cluster
 from atomlake.descriptors.base import Descriptor
 
-FOLDER = Path(__file__).parent / "reference" / "descriptors"
+REFERENCE = Path(__file__).parent / "reference"
 SPECIES = ("H", "C", "O")
 COMMON = tuple(Descriptor.model_fields)
 
@@ -17,7 +23,9 @@ COMMON = tuple(Descriptor.model_fields)
 def pages() -> dict[str, str]:
     """Text of every page, by file name."""
     kinds = [descriptors.get(name) for name in descriptors.names()]
-    return {"README.md": overview(kinds)} | {f"{kind.kind}.md": page(kind) for kind in kinds}
+    texts = {"descriptors/README.md": overview(kinds)}
+    texts |= {f"descriptors/{kind.kind}.md": page(kind) for kind in kinds}
+    return texts | {"clusters.md": clusters_page([clusters.get(n) for n in clusters.names()])}
 
 
 def overview(kinds: list[type[Descriptor]]) -> str:
@@ -79,30 +87,68 @@ def page(kind: type[Descriptor]) -> str:
     return "\n".join(lines)
 
 
-def parameter(kind: type[Descriptor], name: str) -> str:
+def clusters_page(kinds: list[type[Cluster]]) -> str:
+    """Every kind of cluster with an example and its settings."""
+    lines = [
+        "# Clusters",
+        "",
+        "Generated from the code by `python docs/generate.py`. A recipe's `cluster` section has "
+        "one of these kinds and its settings; nothing in it decides a number in the lake. "
+        "`atomlake cluster check RECIPE` tries it.",
+        "",
+        "| kind | |",
+        "|---|---|",
+        *(f"| [{kind.kind}](#{kind.kind}) | {kind.title} |" for kind in kinds),
+    ]
+    for kind in kinds:
+        section = {"cluster": {"kind": kind.kind} | kind.example}
+        lines += [
+            "",
+            f"## {kind.kind}",
+            "",
+            (inspect.getdoc(kind) or "").partition("\n\n")[0].replace("``", "`"),
+            "",
+            "```yaml",
+            yaml.safe_dump(section, sort_keys=False).rstrip(),
+            "```",
+            "",
+            "| setting | type | default | |",
+            "|---|---|---|---|",
+            *(parameter(kind, name) for name in kind.model_fields),
+        ]
+    return "\n".join([*lines, ""])
+
+
+def parameter(kind: type[BaseModel], name: str) -> str:
     """One row of the table of parameters."""
     field = kind.model_fields[name]
     declared = (inspect.get_annotations(base) for base in kind.__mro__)
     annotation = next(str(found[name]) for found in declared if name in found)
-    default = "required" if field.is_required() else repr(field.get_default())
+    value = None if field.is_required() else field.get_default(call_default_factory=True)
+    default = "required" if field.is_required() else repr(_readable(value))
     cells = (f"`{name}`", f"`{annotation}`", f"`{default}`", field.description or "")
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _readable(value: Any) -> Any:
+    return str(value) if isinstance(value, Path | timedelta) else value
 
 
 def main() -> int:
     """Write the pages; with ``--check`` only say which are out of date."""
     texts = pages()
-    stale = [n for n, t in texts.items() if not _same(FOLDER / n, t)]
-    stale += [p.name for p in FOLDER.glob("*.md") if p.name not in texts]
+    generated = [p.relative_to(REFERENCE).as_posix() for p in REFERENCE.glob("descriptors/*.md")]
+    stale = [n for n, t in texts.items() if not _same(REFERENCE / n, t)]
+    stale += [name for name in generated if name not in texts]
     if "--check" in sys.argv:
         for name in stale:
             print(f"{name} is out of date: run python docs/generate.py", file=sys.stderr)
         return bool(stale)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for path in FOLDER.glob("*.md"):
-        path.unlink()
+    (REFERENCE / "descriptors").mkdir(parents=True, exist_ok=True)
+    for name in generated:
+        (REFERENCE / name).unlink()
     for name, text in texts.items():
-        (FOLDER / name).write_text(text, encoding="utf-8")
+        (REFERENCE / name).write_text(text, encoding="utf-8")
     return 0
 
 

@@ -251,7 +251,7 @@ def check_cluster(recipe: str, patience: float, as_json: bool) -> None:
             click.echo(
                 f"{worker.host} {address}: {worker.microseconds_per_atom:.1f} µs an atom, "
                 f"{_size(worker.memory_nbytes)}, {worker.n_threads} threads, clock "
-                f"{worker.clock_difference:+.2f} s, kernels after {worker.compile_seconds:.1f} s"
+                f"{report.clocks[address]:+.2f} s, kernels after {worker.compile_seconds:.1f} s"
             )
         same = next(iter(report.workers.values())).versions
         click.echo("versions   " + ", ".join(f"{name} {v}" for name, v in same.items()))

@@ -6,7 +6,7 @@ import ipaddress
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import ByteSize, Field, PositiveInt, model_validator
@@ -28,6 +28,14 @@ class Address(Cluster):
 
     kind: ClassVar[str] = "address"
     title: ClassVar[str] = "a dask scheduler that is running"
+    example: ClassVar[dict[str, Any]] = {
+        "scheduler": "tls://login1:8786",
+        "certificates": {
+            "authority": "authority.pem",
+            "certificate": "cluster.pem",
+            "key": "cluster.key",
+        },
+    }
 
     scheduler: str = Field(description="Its address, such as tls://host:8786.")
     workers: PositiveInt = Field(

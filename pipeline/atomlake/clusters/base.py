@@ -53,6 +53,8 @@ class Cluster(BaseModel, ABC):
     kind: ClassVar[str]
     #: One line for people.
     title: ClassVar[str]
+    #: Settings as a site would write them, for the reference pages.
+    example: ClassVar[dict[str, Any]]
 
     @property
     @abstractmethod

@@ -38,6 +38,9 @@ class Batch(Remote):
     #: Class of dask-jobqueue that submits the jobs.
     jobqueue: ClassVar[str]
 
+    site: Path | None = Field(
+        default=None, description="YAML file of settings that the recipe's own keys override."
+    )
     workers_per_job: PositiveInt = Field(default=1, description="Worker processes of one job.")
     walltime: timedelta = Field(
         default=timedelta(hours=1),
@@ -66,7 +69,7 @@ class Batch(Remote):
         if not isinstance(value, dict) or "site" not in value:
             return value
         settings = dict(value)
-        path = Path(str(settings.pop("site"))).expanduser()
+        path = Path(str(settings["site"])).expanduser()
         try:
             site = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:

@@ -15,6 +15,7 @@ class HtCondor(Batch):
     kind: ClassVar[str] = "htcondor"
     title: ClassVar[str] = "jobs of HTCondor"
     jobqueue: ClassVar[str] = "dask_jobqueue.htcondor:HTCondorCluster"
+    example: ClassVar[dict[str, Any]] = {"workers": 64, "memory": "4GB", "disk": "10GB"}
 
     disk: ByteSize = Field(default=ByteSize(10**9), description="Local disk of one job.")
 

@@ -27,6 +27,13 @@ class Kubernetes(Remote):
 
     kind: ClassVar[str] = "kubernetes"
     title: ClassVar[str] = "pods of Kubernetes, through the dask operator"
+    example: ClassVar[dict[str, Any]] = {
+        "image": "registry.example.org/atomlake:0.1.0",
+        "workers": 8,
+        "memory": "4GB",
+        "tls": False,
+        "claims": {"lakes": "/lakes"},
+    }
 
     image: str = Field(description="Container image with this version of atomlake.")
     name: str = Field(

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import psutil
 from pydantic import ByteSize, Field, PositiveInt
@@ -23,6 +23,7 @@ class Local(Cluster):
 
     kind: ClassVar[str] = "local"
     title: ClassVar[str] = "worker processes on this machine"
+    example: ClassVar[dict[str, Any]] = {"workers": 4, "memory": "2GB"}
 
     workers: PositiveInt | Literal["auto"] = Field(
         default="auto", description="Number of worker processes; auto is one per usable core."

@@ -15,6 +15,12 @@ class Lsf(Batch):
     kind: ClassVar[str] = "lsf"
     title: ClassVar[str] = "jobs of LSF"
     jobqueue: ClassVar[str] = "dask_jobqueue.lsf:LSFCluster"
+    example: ClassVar[dict[str, Any]] = {
+        "workers": 64,
+        "memory": "4GB",
+        "walltime": "08:00:00",
+        "queue": "normal",
+    }
 
     memory_unit: Literal["kb", "mb", "gb", "tb"] = Field(
         default="mb", description="What the site counts memory in (LSF_UNIT_FOR_LIMITS)."

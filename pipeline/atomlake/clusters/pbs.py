@@ -15,6 +15,12 @@ class Pbs(Batch):
     kind: ClassVar[str] = "pbs"
     title: ClassVar[str] = "jobs of PBS"
     jobqueue: ClassVar[str] = "dask_jobqueue.pbs:PBSCluster"
+    example: ClassVar[dict[str, Any]] = {
+        "workers": 64,
+        "memory": "4GB",
+        "walltime": "08:00:00",
+        "queue": "workq",
+    }
 
     resources: str | None = Field(
         default=None,

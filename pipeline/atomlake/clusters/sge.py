@@ -15,6 +15,13 @@ class GridEngine(Batch):
     kind: ClassVar[str] = "sge"
     title: ClassVar[str] = "jobs of Grid Engine"
     jobqueue: ClassVar[str] = "dask_jobqueue.sge:SGECluster"
+    example: ClassVar[dict[str, Any]] = {
+        "workers": 16,
+        "memory": "4GB",
+        "walltime": "08:00:00",
+        "queue": "all.q",
+        "resources": "h_vmem=4G",
+    }
 
     resources: str | None = Field(
         default=None, description="Resources of one job (-l), such as h_vmem=4G."

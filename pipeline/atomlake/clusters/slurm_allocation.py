@@ -32,6 +32,7 @@ class SlurmAllocation(Remote):
 
     kind: ClassVar[str] = "slurm-allocation"
     title: ClassVar[str] = "the tasks of one Slurm allocation (srun)"
+    example: ClassVar[dict[str, Any]] = {"memory": "4GB", "interface": "ib0"}
 
     interface: str | None = Field(
         default=None, description="Network interface of the tasks, such as ib0."

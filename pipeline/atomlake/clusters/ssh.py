@@ -27,6 +27,11 @@ class Ssh(Remote):
 
     kind: ClassVar[str] = "ssh"
     title: ClassVar[str] = "machines reached by SSH"
+    example: ClassVar[dict[str, Any]] = {
+        "hosts": ["node1", "node2"],
+        "workers_per_host": 8,
+        "memory": "4GB",
+    }
 
     hosts: tuple[str, ...] = Field(min_length=1, description="Machines that get workers.")
     workers_per_host: PositiveInt = Field(default=1, description="Workers of each machine.")

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 #: Seconds by which a worker's clock may differ; the lake's times come from many machines.
 LARGEST_CLOCK_DIFFERENCE = 5.0
 
+#: Part of the recipe's memory that a worker must have; dask rounds what it is told.
+ROUNDED = 0.98
+
 #: Part of the fastest worker's speed below which a worker is worth a remark.
 SLOW = 0.5
 
@@ -44,8 +47,6 @@ class WorkerReport:
         Its machine.
     versions : dict of str to str
         Of Python, atomlake and what computes and writes.
-    clock_difference : float
-        Seconds that its clock is ahead of the driver's, beyond the time that the question took.
     memory_nbytes : int
         Its memory limit.
     n_threads : int
@@ -60,7 +61,6 @@ class WorkerReport:
 
     host: str
     versions: dict[str, str]
-    clock_difference: float
     memory_nbytes: int
     n_threads: int
     microseconds_per_atom: float
@@ -76,6 +76,8 @@ class ClusterReport:
     ----------
     workers : dict of str to WorkerReport
         By address.
+    clocks : dict of str to float
+        Seconds that each worker's clock is ahead of the driver's.
     start_seconds : float
         Time from asking for workers to the last of them.
     problems : list of str
@@ -85,6 +87,7 @@ class ClusterReport:
     """
 
     workers: dict[str, WorkerReport]
+    clocks: dict[str, float]
     start_seconds: float
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
@@ -120,10 +123,26 @@ def check_cluster(recipe: Recipe, *, patience: float = 300.0) -> ClusterReport:
         lake = Path(recipe.lake).absolute()
         lake.parent.mkdir(parents=True, exist_ok=True)
         with _left_file(lake.parent) as probe:
-            reports: dict[str, WorkerReport] = client.run(
-                _report, str(probe), _files(recipe), time.time()
-            )
-    return _compare(reports, recipe.cluster.memory_per_worker, start_seconds)
+            questions = {
+                address: client.submit(
+                    _report, str(probe), _files(recipe), workers=[address], pure=False
+                )
+                for address in client.scheduler_info(n_workers=-1)["workers"]
+            }
+            reports = {address: question.result() for address, question in questions.items()}
+            clocks = {address: _clock_difference(client, address) for address in reports}
+    return _compare(reports, clocks, recipe.cluster.memory_per_worker, start_seconds)
+
+
+def _clock_difference(client: Client, address: str) -> float:
+    """Seconds that a worker's clock is ahead, by the shortest of a few questions."""
+    answers = []
+    for _ in range(3):
+        asked = time.time()
+        answer: float = client.submit(time.time, workers=[address], pure=False).result()
+        answered = time.time()
+        answers.append((answered - asked, answer - (asked + answered) / 2))
+    return min(answers)[1]
 
 
 def _n_workers(client: Client) -> int:
@@ -150,8 +169,7 @@ def _files(recipe: Recipe) -> dict[str, int]:
 # ----- On the worker
 
 
-def _report(probe: str, files: dict[str, int], asked_at: float) -> WorkerReport:
-    answered_at = time.time()
+def _report(probe: str, files: dict[str, int]) -> WorkerReport:
     compiling = time.perf_counter()
     soap = Soap(species=("Si",), cutoff=5.0, n_max=8, l_max=6, sigma=0.5)
     warm([(soap, Gradients("none", False))])
@@ -160,7 +178,6 @@ def _report(probe: str, files: dict[str, int], asked_at: float) -> WorkerReport:
     return WorkerReport(
         host=socket.gethostname(),
         versions=versions(),
-        clock_difference=answered_at - asked_at,
         memory_nbytes=int(worker.memory_manager.memory_limit or 0),
         n_threads=worker.state.nthreads,
         microseconds_per_atom=_speed(soap),
@@ -208,9 +225,12 @@ def _reach(probe: Path, files: dict[str, int]) -> Iterator[str]:
 
 
 def _compare(
-    reports: dict[str, WorkerReport], memory_nbytes: int, start_seconds: float
+    reports: dict[str, WorkerReport],
+    clocks: dict[str, float],
+    memory_nbytes: int,
+    start_seconds: float,
 ) -> ClusterReport:
-    report = ClusterReport(reports, start_seconds)
+    report = ClusterReport(reports, clocks, start_seconds)
     fastest = min(r.microseconds_per_atom for r in reports.values())
     for address, worker in sorted(reports.items()):
         who = f"{worker.host} ({address})"
@@ -221,9 +241,9 @@ def _compare(
                     f"{who}: {name} {worker.versions.get(name)}, and the driver has {mine}; "
                     "install the same environment"
                 )
-        if abs(worker.clock_difference) > LARGEST_CLOCK_DIFFERENCE:
-            report.remarks.append(f"{who}: its clock is {worker.clock_difference:+.1f} s off")
-        if worker.memory_nbytes and worker.memory_nbytes < memory_nbytes:
+        if abs(clocks[address]) > LARGEST_CLOCK_DIFFERENCE:
+            report.remarks.append(f"{who}: its clock is {clocks[address]:+.1f} s off")
+        if worker.memory_nbytes and worker.memory_nbytes < ROUNDED * memory_nbytes:
             report.problems.append(
                 f"{who}: its limit is {worker.memory_nbytes / 1e9:.2f} GB, and the recipe counts "
                 f"on {memory_nbytes / 1e9:.2f} GB; change cluster.memory or the workers"
