@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.14 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test slow bench clean
+.PHONY: quickstart test slow faults bench clean
 
 # The main job: the recipe of the README, on structures that ship inside ase.
 quickstart: $(VENV)/installed
@@ -22,6 +22,10 @@ test: $(VENV)/installed-test
 # What takes minutes: all of ../shared/data, long fault campaigns.
 slow: $(VENV)/installed-test
 	$(BIN)/pytest -m slow
+
+# Kill runs at every point and at random times; prints the counts.
+faults: $(VENV)/installed-test
+	$(BIN)/python -W ignore tests/faults/campaign.py
 
 bench: $(VENV)/installed-test
 	$(BIN)/python benchmarks/pipeline.py

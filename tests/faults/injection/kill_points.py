@@ -1,0 +1,146 @@
+"""Ends this process, with no warning, when it reaches a chosen moment of its writing.
+
+The moments, called points, are counted: one before each thing that this process does to
+a file of the lake (open it for writing, rename, link, make, remove), which is also the moment after
+what it did before, and one before, in the middle of and after each commit. The interpreter's audit
+events tell of the files, so that nothing of the package is changed.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+#: Environment variable with the settings of :func:`arm`, as JSON.
+VARIABLE = "ATOMLAKE_KILL_POINT"
+#: Seconds into a commit, which takes some milliseconds.
+MIDDLES = (0.001, 0.004, 0.010)
+
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+_ON_PATHS = {"os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir"}
+
+
+class Points:
+    """Counts the points that this process passes, and stops it at one of them."""
+
+    def __init__(self) -> None:
+        self.lake = ""
+        self.role = "driver"
+        self.nth = 0
+        self.token = ""
+        self.record = ""
+        self.n_passed = 0
+        self.armed_in = 0
+
+    def arm(
+        self, lake: str, *, role: str = "driver", nth: int = 0, token: str = "", record: str = ""
+    ) -> None:
+        """Begin to count.
+
+        Parameters
+        ----------
+        lake : str
+            Whose files count.
+        role : {"driver", "worker"}
+            A worker is a process that was forked after this call.
+        nth : int
+            The point at which the process is killed; none if 0.
+        token : str
+            File that the killed process makes; where it exists nobody else is killed.
+        record : str
+            File that the points are listed in.
+        """
+        self.lake, self.role, self.nth = lake, role, nth
+        self.token, self.record = token, record
+        self.n_passed, self.armed_in = 0, os.getpid()
+
+    def pass_by(self, what: str, delay: float = 0.0) -> None:
+        """Count a point; the chosen one ends the process, at once or ``delay`` seconds later."""
+        if not self.lake or ("driver" if os.getpid() == self.armed_in else "worker") != self.role:
+            return
+        self.n_passed += 1
+        if self.record:
+            descriptor = os.open(self.record, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            os.write(descriptor, f"{what}\n".encode())
+            os.close(descriptor)
+        if self.n_passed == self.nth:
+            if delay:
+                threading.Timer(delay, self.kill).start()
+            else:
+                self.kill()
+
+    def kill(self) -> None:
+        """End this process as a power switch does, once."""
+        try:
+            os.close(os.open(self.token, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def hear(self, event: str, arguments: tuple[object, ...]) -> None:
+        """Take an audit event."""
+        if event == "open":
+            path, _, flags = arguments
+            if not isinstance(flags, int) or not flags & _WRITING:
+                return
+        elif event in _ON_PATHS:
+            path = arguments[1] if event in ("os.rename", "os.link") else arguments[0]
+        else:
+            return
+        if self.lake and isinstance(path, str | os.PathLike) and str(path).startswith(self.lake):
+            self.pass_by(f"{event} {_kind(Path(path).relative_to(self.lake))}")
+
+    def commit(self, write):
+        """Wrap the function that commits."""
+
+        def wrapped(table, *arguments, **options):
+            name = str(getattr(table, "table_uri", table)).rstrip("/").rpartition("/")[2]
+            self.pass_by(f"before commit {name}")
+            for delay in MIDDLES:
+                self.pass_by(f"{1e3 * delay:.0f} ms into commit {name}", delay)
+            result = write(table, *arguments, **options)
+            self.pass_by(f"after commit {name}")
+            return result
+
+        return wrapped
+
+
+def _kind(path: Path) -> str:
+    """A path without what is random in it."""
+    names = path.parts
+    return "/".join(names[2:] if names and names[0] == "parts" and len(names) > 2 else names)
+
+
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Wraps ``deltalake.write_deltalake`` as soon as the module is there."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "deltalake":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+
+        def execute_and_wrap(module):
+            execute(module)
+            module.write_deltalake = points.commit(module.write_deltalake)
+
+        spec.loader.exec_module = execute_and_wrap
+        return spec
+
+
+points = Points()
+sys.addaudithook(points.hear)
+sys.meta_path.insert(0, _AfterImport())
+
+
+def arm_from_environment() -> None:
+    """Arm as the environment says, if it says so."""
+    if VARIABLE in os.environ:
+        points.arm(**json.loads(os.environ[VARIABLE]))
