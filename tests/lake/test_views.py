@@ -18,6 +18,7 @@ from atomlake.descriptors.base import Gradients, Rows
 from atomlake.errors import LakeError, SetAside
 from atomlake.lake import Lake, arrays, groups
 from atomlake.lake import open as open_lake
+from atomlake.lake.chunks import Files, StoredArray
 from atomlake.neighbours import Neighbours
 from atomlake.structures import Structures
 
@@ -332,13 +333,13 @@ class Counter:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.opened: list[str] = []
-        inner = groups.open_array
+        inner = Files.array
 
-        def open_array(root: Path, name: str) -> Any:
-            self.opened.append(f"{root.name}/{name}")
-            return inner(root, name)
+        def array(files: Files, group: str, name: str) -> StoredArray:
+            self.opened.append(f"{group.rpartition('/')[2]}/{name}")
+            return inner(files, group, name)
 
-        monkeypatch.setattr(groups, "open_array", open_array)
+        monkeypatch.setattr(Files, "array", array)
 
 
 @pytest.mark.parametrize("n_parts", [1, 12])

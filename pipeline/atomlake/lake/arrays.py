@@ -8,22 +8,19 @@ the parts that the selection touches.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import xarray as xr
-from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from atomlake.errors import LakeError
-from atomlake.lake import groups, layout
+from atomlake.lake import groups
 from atomlake.lake.catalogue import Catalogue, reporting
-from atomlake.lake.groups import Array
+from atomlake.lake.chunks import Array, Files, Integers
 
-Integers = NDArray[np.int64]
 #: Rows that are located at a time; bounds the memory of reading arrays with short rows.
 _WINDOW = 2**22
 
@@ -97,8 +94,8 @@ class PartsArray(_LazyArray):
 
     Parameters
     ----------
-    lake : Path
-        The lake.
+    files : Files
+        The files of the lake.
     paths : sequence of str or None
         The group of each part; None for a part that lacks the array and reads as NaN.
     name : str
@@ -116,7 +113,7 @@ class PartsArray(_LazyArray):
 
     def __init__(
         self,
-        lake: Path,
+        files: Files,
         paths: Sequence[str | None],
         name: str,
         axis: Axis,
@@ -125,7 +122,7 @@ class PartsArray(_LazyArray):
         bounds: Integers | None = None,
         shift: Integers | None = None,
     ) -> None:
-        self.lake = lake
+        self.files = files
         self.paths = paths
         self.name = name
         self.axis = axis
@@ -167,21 +164,24 @@ class PartsArray(_LazyArray):
             if path is None:
                 result[here] = np.nan
                 continue
-            root = layout.resolve(self.lake, path)
-            array = groups.open_array(root, self.name)
+            array = self.files.array(path, self.name)
+            wanted = rows[here]
             if array.shape[1:] != self.shape[1:] or array.dtype != self.dtype:
                 raise LakeError(
-                    f"{root}/{self.name} must hold rows of {self.shape[1:]} {self.dtype} and "
-                    f"holds {array.shape[1:]} {array.dtype}; 'atomlake verify' says what else is "
-                    "wrong"
+                    f"{array.path} of {self.files.lake} must hold rows of {self.shape[1:]} "
+                    f"{self.dtype} and holds {array.shape[1:]} {array.dtype}; 'atomlake verify' "
+                    "says what else is wrong"
                 )
-            wanted = rows[here]
-            if wanted.max() >= array.shape[0]:
+            if wanted.max() >= len(array):
                 raise LakeError(
-                    f"{root}/{self.name} has {array.shape[0]} rows and the catalogue knows of "
-                    f"{wanted.max() + 1}; 'atomlake verify' says what else is wrong"
+                    f"{array.path} of {self.files.lake} has {len(array)} rows and the catalogue "
+                    f"knows of {wanted.max() + 1}; 'atomlake verify' says what else is wrong"
                 )
-            result[here] = groups.read(array, (_as_slice(wanted), *tail))
+            run = _as_slice(wanted)
+            if isinstance(here, slice) and isinstance(run, slice):
+                array.fill(result[here], run.start, tail)
+            else:
+                result[here] = array.read(run, tail)
         if self.bounds is not None and self.shift is not None:
             result += self.shift[np.searchsorted(self.bounds, positions, side="right") - 1]
 

@@ -14,6 +14,7 @@ import xarray as xr
 from atomlake.errors import LakeError
 from atomlake.lake import layout, views
 from atomlake.lake.catalogue import Catalogue, create_tables, reporting
+from atomlake.lake.chunks import Files
 from atomlake.lake.parts import read_descriptor
 
 
@@ -35,6 +36,7 @@ class Lake:
     def __init__(self, catalogue: Catalogue) -> None:
         self.path = catalogue.lake
         self.catalogue = catalogue
+        self._files = Files(catalogue.lake)
 
     @classmethod
     def create(cls, path: Path | str) -> Lake:
@@ -105,7 +107,7 @@ class Lake:
         LakeError
             If a source, location or key is given and there is nothing under it.
         """
-        return views.structures_view(self.catalogue, self._live(source, location, key))
+        return views.structures_view(self.catalogue, self._files, self._live(source, location, key))
 
     def structure(self, source: str, key: str, location: str | None = None) -> xr.Dataset:
         """Return one structure.
@@ -156,7 +158,7 @@ class Lake:
         newest = records.unique("part_id", keep="last", maintain_order=True)
         labels = read_descriptor(self.path, descriptor_id)
         live = self._live(source, location, key)
-        return views.features_view(self.catalogue, live, newest, labels)
+        return views.features_view(self.catalogue, self._files, live, newest, labels)
 
     def gradients(
         self,
@@ -205,7 +207,7 @@ class Lake:
         )
         labels = read_descriptor(self.path, descriptor_id)
         live = self._live(source, location, key)
-        return views.gradients_view(self.catalogue, live, records, labels)
+        return views.gradients_view(self.catalogue, self._files, live, records, labels)
 
     # ----- Tables
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from atomlake.descriptors.base import Descriptor, Gradients, Rows
 from atomlake.errors import LakeError, SetAside
 from atomlake.lake import layout
+from atomlake.lake.chunks import Files
 from atomlake.lake.groups import (
     FEATURE_CHUNKS,
     GRADIENT_CHUNKS,
@@ -202,18 +203,20 @@ def read_structures(
     LakeError
         If the part is not there or damaged.
     """
-    root = layout.resolve(lake, layout.structures_path(part_id))
+    path = layout.structures_path(part_id)
+    files = Files(lake)
     values: dict[str, Array] = {}
     labels: dict[str, dict[str, Array]] = {"structure": {}, "atom": {}}
-    for name, dims in array_dims(root).items():
-        value = read(open_array(root, name), ...)
-        if name in _PLAIN:
-            values[name] = value
-        else:
-            labels[dims[0]][name] = value
-    structures = Structures(
-        **values, structure_labels=labels["structure"], atom_labels=labels["atom"]
-    )
+    with reading(f"{path} of {lake}"):
+        for name in files.arrays(path):
+            array = files.array(path, name)
+            if name in _PLAIN:
+                values[name] = array.read()
+            else:
+                labels[array.dims[0]][name] = array.read()
+        structures = Structures(
+            **values, structure_labels=labels["structure"], atom_labels=labels["atom"]
+        )
     return structures if rows is None else structures.take(rows)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import polars as pl
 from atomlake.errors import LakeError
 from atomlake.lake import groups, layout
 from atomlake.lake.catalogue import reporting
+from atomlake.lake.chunks import Array, Files
 from atomlake.lake.garbage import unpublished
 from atomlake.lake.lake import Lake
 from atomlake.lake.parts import read_descriptor, read_structures
@@ -89,6 +89,7 @@ def verify(lake: Lake, *, deep: bool = False) -> Verification:
         If the catalogue itself cannot be read.
     """
     report = Verification()
+    files = Files(lake.path)
     with reporting(lake.path):
         structures = lake.catalogue.structures().collect()
         parts = lake.catalogue.parts().collect()
@@ -101,11 +102,11 @@ def verify(lake: Lake, *, deep: bool = False) -> Verification:
         if part["part_id"] in rows_of:
             report.n_parts += 1
             n_atoms[part["part_id"]] = part["n_atoms"]
-            group = _Group(lake.path, part, report, deep)
+            group = _Group(files, part, report, deep)
             group.check(lambda g: _check_structures(g, rows_of[g.row["part_id"]]))
     for record in features.iter_rows(named=True):
         if record["part_id"] in n_atoms:
-            group = _Group(lake.path, record, report, deep)
+            group = _Group(files, record, report, deep)
             group.check(lambda g: _check_features(g, n_atoms[g.row["part_id"]]))
     for descriptor_id in features["descriptor_id"].unique().sort():
         try:
@@ -166,7 +167,7 @@ def _check_tables(
 class _Group:
     """One zarr group, the catalogue's row about it, and where to report."""
 
-    lake: Path
+    files: Files
     row: dict[str, Any]
     report: Verification
     deep: bool
@@ -175,7 +176,7 @@ class _Group:
         """Check the files, and if they are as written, what is in them."""
         n_problems = len(self.report.problems)
         try:
-            self.root = layout.resolve(self.lake, self.row["path"])
+            root = layout.resolve(self.files.lake, self.row["path"])
         except LakeError as error:
             self.report.problems.append(Problem("path_leaves_lake", "catalogue", str(error)))
             return
@@ -183,16 +184,15 @@ class _Group:
             file = groups.StoredFile(**entry)
             self.report.n_files += 1
             self.report.nbytes += file.nbytes
-            if problem := groups.file_problem(self.root, file):
+            if problem := groups.file_problem(root, file):
                 self.problem(*problem, file.name)
         if len(self.report.problems) > n_problems:
             return
         try:
             content(self)
             if self.deep:
-                for name in groups.array_dims(self.root):
-                    for _ in self.blocks(name):
-                        pass
+                for name in self.files.arrays(self.row["path"]):
+                    self.decode(name)
         except (LakeError, LookupError, ValueError) as error:
             self.problem("unreadable", f"{error}")
 
@@ -210,18 +210,18 @@ class _Group:
 
     def length(self, name: str) -> int:
         """Rows of an array."""
-        return int(groups.open_array(self.root, name).shape[0])
+        return len(self.files.array(self.row["path"], name))
 
-    def values(self, name: str) -> groups.Array:
+    def values(self, name: str) -> Array:
         """All of an array."""
-        return groups.read(groups.open_array(self.root, name), ...)
+        return self.files.array(self.row["path"], name).read()
 
-    def blocks(self, name: str) -> Iterator[groups.Array]:
-        """An array, shard by shard."""
-        array = groups.open_array(self.root, name)
-        step = (array.shards or array.chunks)[0]
-        for start in range(0, array.shape[0], step):
-            yield groups.read(array, slice(start, start + step))
+    def decode(self, name: str) -> None:
+        """Decode an array, chunk by chunk."""
+        array = self.files.array(self.row["path"], name)
+        scratch = None
+        for i in range(-(-len(array) // array.chunk_rows)):
+            scratch = array.chunk(i, scratch)
 
 
 def _check_structures(group: _Group, rows: pl.DataFrame) -> None:
@@ -238,7 +238,9 @@ def _check_structures(group: _Group, rows: pl.DataFrame) -> None:
             "wrong_place", f"the atoms of {structure_id} are not where the catalogue says"
         )
     if group.deep:
-        found = [h.hex() for h in read_structures(group.lake, part["part_id"]).content_hashes()]
+        found = [
+            h.hex() for h in read_structures(group.files.lake, part["part_id"]).content_hashes()
+        ]
         for row in rows.iter_rows(named=True):
             if row["content_hash"] not in (None, found[row["row"]]):
                 group.problem("wrong_content", f"{row['structure_id']} is another structure")
@@ -286,7 +288,7 @@ def _check_features(group: _Group, n_atoms_of_part: int) -> None:
 def _check_offsets(
     group: _Group,
     name: str,
-    offsets: groups.Array,
+    offsets: Array,
     n: int,
     last: int,
     *,

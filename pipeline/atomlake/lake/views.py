@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 import xarray as xr
-from numpy.typing import NDArray
 
 from atomlake.errors import LakeError
 from atomlake.lake import groups
 from atomlake.lake.arrays import Axis, CatalogueColumn, PartsArray, StructureIndex, lazy
 from atomlake.lake.catalogue import Catalogue
+from atomlake.lake.chunks import Files, Integers
 from atomlake.lake.groups import Chunking
 from atomlake.lake.parts import Label, label_variable
 from atomlake.variables import PAIR_VARIABLES, STRUCTURE_VARIABLES, Variable, feature_variables
 
-Integers = NDArray[np.int64]
 #: Columns of the structures table that name a structure.
 _NAMES = {
     "structure_id": "identity of the structure in the lake",
@@ -45,7 +44,7 @@ def live_structures(
     return table.select(columns).sort("sequence").collect()
 
 
-def structures_view(catalogue: Catalogue, live: pl.DataFrame) -> xr.Dataset:
+def structures_view(catalogue: Catalogue, files: Files, live: pl.DataFrame) -> xr.Dataset:
     """Return structures and their labels."""
     placed, parts = _placed(catalogue, live)
     part, row, first_atom, n_atoms = _columns(placed, "part", "row", "first_atom", "n_atoms")
@@ -62,7 +61,7 @@ def structures_view(catalogue: Catalogue, live: pl.DataFrame) -> xr.Dataset:
 
     def array(name: str, variable: Variable, tail: tuple[int, ...], where: Sequence[Any]) -> Any:
         axis = axes[variable.dims[0]]
-        values = PartsArray(catalogue.lake, where, name, axis, tail, variable.dtype)
+        values = PartsArray(files, where, name, axis, tail, variable.dtype)
         return lazy(values, variable.dims, variable.attributes)
 
     variables = {
@@ -83,7 +82,11 @@ def structures_view(catalogue: Catalogue, live: pl.DataFrame) -> xr.Dataset:
 
 
 def features_view(
-    catalogue: Catalogue, live: pl.DataFrame, records: pl.DataFrame, labels: xr.Dataset
+    catalogue: Catalogue,
+    files: Files,
+    live: pl.DataFrame,
+    records: pl.DataFrame,
+    labels: xr.Dataset,
 ) -> xr.Dataset:
     """Return the features of a descriptor.
 
@@ -91,6 +94,8 @@ def features_view(
     ----------
     catalogue : Catalogue
         The catalogue.
+    files : Files
+        The files of the lake.
     live : DataFrame
         What :func:`live_structures` returned.
     records : DataFrame
@@ -98,20 +103,24 @@ def features_view(
     labels : Dataset
         What :func:`atomlake.lake.parts.read_descriptor` returned.
     """
-    view = _View(catalogue, live, records, labels, "none")
+    view = _View(catalogue, files, live, records, labels, "none")
     name = "features"
     return view.dataset({name: view.variables[name]})
 
 
 def gradients_view(
-    catalogue: Catalogue, live: pl.DataFrame, records: pl.DataFrame, labels: xr.Dataset
+    catalogue: Catalogue,
+    files: Files,
+    live: pl.DataFrame,
+    records: pl.DataFrame,
+    labels: xr.Dataset,
 ) -> xr.Dataset:
     """Return the gradients of a descriptor; parameters as :func:`features_view`.
 
     All ``records`` hold the same form of gradients.
     """
     form, strain = records.row(0, named=True)["gradients"], records.row(0, named=True)["strain"]
-    view = _View(catalogue, live, records, labels, form)
+    view = _View(catalogue, files, live, records, labels, form)
     wanted = {}
     if form != "none":
         wanted["gradient_positions"] = view.variables["gradient_positions"]
@@ -127,12 +136,14 @@ class _View:
     def __init__(
         self,
         catalogue: Catalogue,
+        files: Files,
         live: pl.DataFrame,
         records: pl.DataFrame,
         labels: xr.Dataset,
         form: str,
     ) -> None:
         self.catalogue = catalogue
+        self.files = files
         self.labels = labels
         self.per = str(labels.attrs["per"])
         self.form = form
@@ -169,11 +180,10 @@ class _View:
                 self.axes[dim], self._lengths(dim), shapes[name], itemsize, chunking
             )
         paths = self.records["path"].to_list()
-        lake = self.catalogue.lake
         arrays = {
             name: lazy(
                 PartsArray(
-                    lake,
+                    self.files,
                     paths,
                     name,
                     self.axes[variable.dims[0]],
@@ -216,7 +226,7 @@ class _View:
         part, first_atom, n_atoms = _columns(placed, "part", "first_atom", "n_atoms")
         variable = STRUCTURE_VARIABLES["numbers"]
         numbers = PartsArray(
-            self.catalogue.lake,
+            self.files,
             parts["path"].to_list(),
             "numbers",
             Axis(part, first_atom, n_atoms),
@@ -228,7 +238,7 @@ class _View:
 
     def _pair_arrays(self, paths: Sequence[str]) -> dict[str, xr.Variable]:
         """Pair arrays, with atoms and pairs counted over the view instead of the part."""
-        lake = self.catalogue.lake
+        files = self.files
         file, at_atom, n_atoms, at_pair, n_pairs = _columns(
             self.covered, "file", "at_atom", "n_atoms", "at_pair", "n_pairs"
         )
@@ -237,7 +247,7 @@ class _View:
         n_offsets[-1:] += 1
         values = {
             "pair_offsets": PartsArray(
-                lake,
+                files,
                 paths,
                 "pair_offsets",
                 Axis(file, at_atom, n_offsets),
@@ -247,7 +257,7 @@ class _View:
                 pair_bounds[:-1] - at_pair,
             ),
             "neighbour_index": PartsArray(
-                lake,
+                files,
                 paths,
                 "neighbour_index",
                 self.axes["pair"],
@@ -256,7 +266,7 @@ class _View:
                 pair_bounds,
                 atom_bounds[:-1] - at_atom,
             ),
-            "cell_shift": PartsArray(lake, paths, "cell_shift", self.axes["pair"], (3,), np.int32),
+            "cell_shift": PartsArray(files, paths, "cell_shift", self.axes["pair"], (3,), np.int32),
         }
         arrays = {
             name: lazy(values[name], variable.dims, variable.attributes)
