@@ -27,7 +27,7 @@ from atomlake.clusters.base import Cluster
 from atomlake.clusters.local import Local
 from atomlake.descriptors.base import Descriptor, Gradients
 from atomlake.errors import RecipeError
-from atomlake.sources.base import Source
+from atomlake.sources.base import Guard, Source
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
@@ -115,6 +115,19 @@ class Limits(BaseModel):
     max_nbytes: ByteSize = Field(
         default=ByteSize(10**12), description="A run that would write more is refused by the plan."
     )
+    seconds_per_structure: PositiveFloat = Field(
+        default=Guard().seconds,
+        description="Reading a structure through ase may take so long; then it is set aside.",
+    )
+    reader_memory: ByteSize = Field(
+        default=ByteSize(Guard().nbytes),
+        description="Reading a file through ase may take so much memory; then it is set aside.",
+    )
+
+    @property
+    def guard(self) -> Guard:
+        """What reading through ase may take."""
+        return Guard(self.seconds_per_structure, int(self.reader_memory))
 
 
 class PartSize(BaseModel):

@@ -88,7 +88,7 @@ def test_a_server_without_its_driver_says_what_to_install(tmp_path):
     assert "secret" not in str(caught.value)
 
 
-def test_a_server_goes_the_same_way(tmp_path, monkeypatch):
+def test_a_server_goes_the_same_way(tmp_path, monkeypatch, unguarded):
     """An SQLite file stands for the server, whose driver has the same interface."""
     server = ase.db.connect(tmp_path / "server.db")
     with server:

@@ -119,7 +119,7 @@ def test_a_damaged_image_takes_no_other_with_it(look_at, tmp_path):
     assert found.reasons[2].startswith("ase cannot read it as traj (")
 
 
-def test_where_ase_stops_what_precedes_is_kept(look_at, write, monkeypatch):
+def test_where_ase_stops_what_precedes_is_kept(look_at, write, monkeypatch, unguarded):
     def stops(path, index, **options):
         for k, atoms in enumerate([bulk("Cu"), bulk("Au"), None, bulk("Ag")][index]):
             if atoms is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from atomlake.engine.tasks import UnitRecord, run_unit
 from atomlake.engine.units import Unit
+from atomlake.recipe import Limits
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -19,14 +20,14 @@ WINDOW_PER_WORKER = 3
 Result = tuple[Unit, UnitRecord | BaseException]
 
 
-def in_this_process(units: Sequence[Unit], lake: str, max_neighbours: int) -> Iterator[Result]:
+def in_this_process(units: Sequence[Unit], lake: str, limits: Limits) -> Iterator[Result]:
     """Do one unit after the other here, for debugging; errors keep their traceback."""
     for unit in units:
-        yield unit, run_unit(lake, unit, max_neighbours)
+        yield unit, run_unit(lake, unit, limits)
 
 
 def on_cluster(
-    client: Client, units: Sequence[Unit], lake: str, max_neighbours: int, n_workers: int
+    client: Client, units: Sequence[Unit], lake: str, limits: Limits, n_workers: int
 ) -> Iterator[Result]:
     """Do units on the workers of a cluster, the longest first, in a bounded window.
 
@@ -41,7 +42,7 @@ def on_cluster(
     def submit() -> None:
         unit = next(waiting, None)
         if unit is not None:
-            future = client.submit(run_unit, lake, unit, max_neighbours, pure=False)
+            future = client.submit(run_unit, lake, unit, limits, pure=False)
             submitted[future.key] = unit
             completed.add(future)
 

@@ -297,7 +297,11 @@ def _ingest_units(
     speed: Speed,
 ) -> Iterator[Unit]:
     """Cut the new records of a source into units; a unit may span several locations."""
-    by_location = {s.location: s.index for s in indexed if s.index is not None}
+    by_location = {
+        s.location: (s.fingerprint, s.index)
+        for s in indexed
+        if s.fingerprint is not None and s.index is not None
+    }
     if not len(new):
         return
     position = new["position"].to_numpy()
@@ -308,7 +312,7 @@ def _ingest_units(
     names = [new["location"][int(first)] for first in first_of]
     n_atoms, volumes, where = [], [], []
     for name, first, last in zip(names, bounds[:-1], bounds[1:], strict=True):
-        index = by_location[name]
+        _, index = by_location[name]
         rows = position[first:last]
         n_atoms.append(index.n_atoms[rows])
         volumes.append(index.volumes[rows])
@@ -324,9 +328,9 @@ def _ingest_units(
         for name, first, last in zip(names, bounds[:-1], bounds[1:], strict=True):
             part = slice(max(first, unit_rows.start), min(last, unit_rows.stop))
             if part.start < part.stop:
-                pieces.append(
-                    Piece(source, name, locations[part], keys[part], hashes[part], ids[part])
-                )
+                fingerprint, _ = by_location[name]
+                records = locations[part], keys[part], hashes[part], ids[part]
+                pieces.append(Piece(source, name, fingerprint, *records))
         yield Unit(source.label, tuple(pieces), None, None, tuple(tasks), cost.total(unit_rows))
 
 

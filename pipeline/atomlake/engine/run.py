@@ -173,11 +173,11 @@ def _execute(
     tell: Listener,
     stack: ExitStack,
 ) -> Iterator[execute.Result]:
-    where, limit = str(lake.path.absolute()), recipe.limits.max_neighbours
+    where, limits = str(lake.path.absolute()), recipe.limits
     if not plan.units:
         return iter(())
     if executor == "synchronous":
-        return execute.in_this_process(plan.units, where, limit)
+        return execute.in_this_process(plan.units, where, limits)
     client = stack.enter_context(recipe.cluster.open())
     n_workers = recipe.cluster.n_workers
     tell(
@@ -185,7 +185,7 @@ def _execute(
             f"{n_workers} workers ({recipe.cluster.kind}), dashboard {client.dashboard_link}"
         )
     )
-    return execute.on_cluster(client, plan.units, where, limit, n_workers)
+    return execute.on_cluster(client, plan.units, where, limits, n_workers)
 
 
 # ----- Publishing
@@ -230,6 +230,9 @@ class _Publisher:
 
     def _accept(self, record: UnitRecord) -> None:
         self.waiting.append(record)
+        for source, location, n_structures, reason in record.undone:
+            self.failed_locations.add((source, location))
+            self.tell(UnitFailed(n_structures, f"{n_structures} structures stay undone: {reason}"))
         self.tell(
             UnitDone(
                 record.n_structures,

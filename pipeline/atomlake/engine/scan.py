@@ -59,7 +59,7 @@ def locations(
     """
     wants_species = any(e.scans_species for e in recipe.entries_for(source))
     for location in sources.expand(source):
-        reader = sources.reader(location, source, scratch)
+        reader = sources.reader(location, source, scratch, recipe.limits.guard)
         before = known.fingerprint(source.label, location, sources.options_hash(source))
         species = known.species(source.label, location)
         try:
@@ -76,6 +76,7 @@ def locations(
             on_work()
             index = reader.index()
             species = tuple(reader.species(index)) if wants_species else None
+            reader.require(now)
             yield LocationState(source, location, now, index, species)
         except SourceError as problem:
             yield LocationState(source, location, None, unreadable(problem), species or ())

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,21 @@ from atomlake.errors import LakeError, SetAside, SourceError
 from atomlake.kernels.compiled import warm_up
 from atomlake.lake import layout, parts
 from atomlake.neighbours import Neighbours, find_neighbours
+from atomlake.recipe import Limits
+from atomlake.sources.base import Guard, ReadResult
 from atomlake.structures import Structures, check
 
 #: Problems of one structure, by its row in a batch.
 Problems = dict[int, SetAside]
+
+
+class Undone(NamedTuple):
+    """Records that a task left alone, because their location changed under its hands."""
+
+    source: str
+    location: str
+    n_structures: int
+    reason: str
 
 
 @dataclass
@@ -42,6 +53,7 @@ class UnitRecord:
     part: parts.PartRecord | None = None
     features: list[parts.FeaturesRecord] = field(default_factory=list)
     set_aside: Counter[str] = field(default_factory=Counter)
+    undone: list[Undone] = field(default_factory=list)
     n_structures: int = 0
     n_atoms: int = 0
     nbytes: int = 0
@@ -58,7 +70,7 @@ class UnitRecord:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def run_unit(lake: str, unit: Unit, max_neighbours: int) -> UnitRecord:
+def run_unit(lake: str, unit: Unit, limits: Limits) -> UnitRecord:
     """Do one unit and return its record.
 
     Parameters
@@ -67,8 +79,8 @@ def run_unit(lake: str, unit: Unit, max_neighbours: int) -> UnitRecord:
         Path of the lake.
     unit : Unit
         What to do.
-    max_neighbours : int
-        Structures with an atom of more neighbours are set aside.
+    limits : Limits
+        What is set aside.
 
     Raises
     ------
@@ -82,13 +94,13 @@ def run_unit(lake: str, unit: Unit, max_neighbours: int) -> UnitRecord:
     part_id = unit.part_id
     if part_id is None:
         part_id = uuid.uuid4().hex
-        structures = _ingest(lake, part_id, unit.pieces, record)
+        structures = _ingest(lake, part_id, unit.pieces, limits.guard, record)
     else:
         with record.timing("read"):
             structures = parts.read_structures(lake, part_id, unit.rows)
         record.n_structures, record.n_atoms = structures.n_structures, structures.n_atoms
     if structures.n_structures:
-        batch = _Batch(part_id, unit.rows, structures, max_neighbours)
+        batch = _Batch(part_id, unit.rows, structures, limits.max_neighbours)
         batch.largest_cutoff = max((d.cutoff for d, _ in descriptors), default=0.0)
         for descriptor, gradients in descriptors:
             _featurize(lake, record, batch, descriptor, gradients)
@@ -99,14 +111,22 @@ def run_unit(lake: str, unit: Unit, max_neighbours: int) -> UnitRecord:
 # ----- Structures
 
 
-def _ingest(lake: str, part_id: str, pieces: Sequence[Piece], record: UnitRecord) -> Structures:
+def _ingest(
+    lake: str, part_id: str, pieces: Sequence[Piece], guard: Guard, record: UnitRecord
+) -> Structures:
     """Read, check and write the structures of a new part; return the good ones."""
     scratch = layout.scratch_path(lake)
     batches: list[Structures] = []
     good: list[dict[str, Any]] = []
     for piece in pieces:
-        with record.timing("read"):
-            structures, rows, problems = _read(piece, scratch)
+        try:
+            with record.timing("read"):
+                result = _read(piece, scratch, guard)
+        except SourceError as error:
+            where = piece.source.label, piece.location
+            record.undone.append(Undone(*where, len(piece), str(error)))
+            continue
+        structures, rows, problems = result.structures, result.rows, dict(result.set_aside)
         with record.timing("check"):
             keep = np.ones(structures.n_structures, dtype=bool)
             for s, problem in enumerate(check_structures(structures)):
@@ -168,14 +188,25 @@ def _row(piece: Piece, i: int, problem: SetAside | None = None) -> dict[str, Any
     )
 
 
-def _read(piece: Piece, scratch: Path) -> tuple[Structures, NDArray[np.int64], Problems]:
-    """Read a piece; a reader that fails is asked again record by record."""
-    try:
-        result = sources.reader(piece.location, piece.source, scratch).read(piece.locations)
-        return result.structures, result.rows, dict(result.set_aside)
-    except SourceError as problem:
-        reason = SetAside("unreadable", str(problem))
-        return Structures.empty(), np.zeros(0, np.int64), dict.fromkeys(range(len(piece)), reason)
+def _read(piece: Piece, scratch: Path, guard: Guard) -> ReadResult:
+    """Read a piece, as it was when it was indexed.
+
+    Raises
+    ------
+    SourceError
+        If its location is not what it was.
+    """
+    reader = sources.reader(piece.location, piece.source, scratch, guard)
+    result = reader.read(piece.locations)
+    expected = (piece.record_hashes[row] for row in result.rows)
+    if any(
+        found.tobytes().hex() != record_hash
+        for found, record_hash in zip(result.record_hashes, expected, strict=True)
+    ):
+        raise reader.changed
+    if result.set_aside:
+        reader.require(piece.fingerprint)
+    return result
 
 
 def check_structures(structures: Structures) -> list[SetAside | None]:

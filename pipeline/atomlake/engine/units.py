@@ -13,7 +13,7 @@ from atomlake import descriptors
 from atomlake.descriptors.base import Descriptor, Gradients
 from atomlake.errors import SetAside
 from atomlake.recipe import PartSize
-from atomlake.sources.base import Source
+from atomlake.sources.base import Fingerprint, Source
 from atomlake.structures import CHECKS_VERSION
 
 Floats = NDArray[np.float64]
@@ -56,6 +56,8 @@ class Piece:
         The recipe's entry.
     location : str
         File or database.
+    fingerprint : Fingerprint
+        State of the location when it was indexed.
     locations : int64 array, shape (n_records, 2)
         Where the reader finds each record.
     keys, record_hashes, structure_ids : sequence of str
@@ -64,6 +66,7 @@ class Piece:
 
     source: Source
     location: str
+    fingerprint: Fingerprint
     locations: NDArray[np.int64]
     keys: Sequence[str]
     record_hashes: Sequence[str]

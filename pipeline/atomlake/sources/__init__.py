@@ -14,7 +14,7 @@ from atomlake.errors import SourceError
 from atomlake.registry import Registry
 
 if TYPE_CHECKING:
-    from atomlake.sources.base import Reader, Source
+    from atomlake.sources.base import Guard, Reader, Source
 
 _REGISTRY: Registry[Reader] = Registry(
     "format",
@@ -74,7 +74,7 @@ def expand(source: Source) -> list[str]:
     """List the locations of a source: files, database URLs, collections; sorted.
 
     A folder stands for every file in it and below, except hidden ones and what
-    accompanies a database.
+    accompanies a database. Pipes, sockets and devices are no files.
 
     Raises
     ------
@@ -98,16 +98,22 @@ def expand(source: Source) -> list[str]:
 
 def _files(match: str) -> Iterator[str]:
     if not os.path.isdir(match):
-        yield match
+        if not _is_special(match):
+            yield match
         return
     for folder, folders, files in os.walk(match):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            if not name.startswith(".") and not name.endswith(_COMPANIONS):
-                yield os.path.join(folder, name)
+            path = os.path.join(folder, name)
+            if not (name.startswith(".") or name.endswith(_COMPANIONS) or _is_special(path)):
+                yield path
 
 
-def reader(location: str, source: Source, scratch: Path) -> Reader:
+def _is_special(path: str) -> bool:
+    return os.path.exists(path) and not os.path.isfile(path)
+
+
+def reader(location: str, source: Source, scratch: Path, guard: Guard | None = None) -> Reader:
     """Return the reader of one location, by the recipe's format or the location's name.
 
     Raises
@@ -121,7 +127,7 @@ def reader(location: str, source: Source, scratch: Path) -> Reader:
             f"source {source.label!r}: select has a meaning for databases only, but {location} "
             f"is read as {reader_class.format}; remove it"
         )
-    return reader_class(location, source, scratch)
+    return reader_class(location, source, scratch, guard)
 
 
 def _reader_class(location: str, source: Source) -> type[Reader]:

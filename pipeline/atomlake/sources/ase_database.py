@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -22,9 +22,12 @@ from atomlake.sources.base import (
     LabelKeys,
     Reader,
     ReadResult,
+    Record,
     Unreadable,
+    content_hashes,
     parsed_index,
 )
+from atomlake.sources.guarded import guarded
 
 _PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
 
@@ -53,28 +56,26 @@ class AseDatabase(Reader):
         """Return the state; that of a server is the number, last id and last change of rows."""
         if "://" not in self.location:
             return super().fingerprint(known)
-        with self._connected() as database, database.managed_connection() as connection:
-            cursor = connection.cursor()
-            cursor.execute("SELECT COUNT(*), MAX(id), MAX(mtime) FROM systems")
-            state = repr(tuple(cursor.fetchone()))
+        (state,) = self._guarded(read_state)
         return Fingerprint(0, 0, hashlib.blake2b(state.encode(), digest_size=16).hexdigest())
 
     def index(self) -> FileIndex:
         """List the rows that the source selects; see :class:`atomlake.sources.base.Reader`."""
         batch = Batch()
-        ids = []
-        with self._connected() as database:
-            for position, row in enumerate(database.select(self.source.select)):
-                ids.append(row.id)
-                _add(batch, position, row, self.source.labels)
+        ids: list[int] = []
+        for row_id, record in self._guarded(read_rows, self.source.labels, self.source.select):
+            batch.add(len(ids), record)
+            ids.append(row_id)
         if not ids:
             raise SourceError(
-                f"{self._name} has no row"
+                f"{_without_password(self.location)} has no row"
                 + (f" that fits {self.source.select!r}" if self.source.select else "")
             )
         locations = np.array([(row_id, 0) for row_id in ids], dtype=np.int64)
         keys = [str(row_id) for row_id in ids]
-        return parsed_index(batch.result(), keys, locations, self.record_salt)
+        return parsed_index(
+            batch.result(content_hashes(self.record_salt)), keys, locations, self.record_salt
+        )
 
     def read(self, locations: NDArray[np.int64]) -> ReadResult:
         """Read rows; see :class:`atomlake.sources.base.Reader`."""
@@ -84,41 +85,77 @@ class AseDatabase(Reader):
             wanted.setdefault(row_id, []).append(position)
         if wanted:
             span = [("id", ">=", min(wanted)), ("id", "<=", max(wanted))]
-            with self._connected() as database:
-                for row in database.select(span):
-                    for position in wanted.pop(row.id, ()):
-                        _add(batch, position, row, self.source.labels)
+            for row_id, record in self._guarded(read_rows, self.source.labels, span):
+                for position in wanted.pop(row_id, ()):
+                    batch.add(position, record)
         for row_id, positions in wanted.items():
             for position in positions:
                 problem = SetAside("missing", f"there is no row {row_id} any more")
                 batch.set_aside(position, problem)
-        return batch.result()
+        return batch.result(content_hashes(self.record_salt))
 
-    @property
-    def _name(self) -> str:
-        return _PASSWORD.sub(r"\1:***@", self.location)
-
-    @contextmanager
-    def _connected(self) -> Iterator[Any]:
-        """Open the database; whatever ase or a driver raises becomes a reason."""
+    def _guarded(self, function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
         try:
-            with ase.db.connect(self.location, use_lock_file=False) as database:
-                yield database
-        except SourceError:
-            raise
-        except ModuleNotFoundError as error:
+            yield from guarded(self.guard, self.location, function, self.location, *arguments)
+        except Unreadable as error:
             raise SourceError(
-                f"{self._name} needs the package ase-db-backends ({error}); install it"
+                f"{_without_password(self.location)} cannot be read as an ASE database: {error}"
             ) from error
-        except Exception as error:
-            problem = _PASSWORD.sub(r"\1:***@", f"{type(error).__name__}: {error}")[:200]
-            raise SourceError(
-                f"{self._name} cannot be read as an ASE database ({problem})"
-            ) from None
 
 
-def _add(batch: Batch, position: int, row: AtomsRow, keys: LabelKeys) -> None:
-    """Add a row to a batch, or set it aside; ase hands on whatever a file holds."""
+def read_rows(
+    location: str, keys: LabelKeys, select: str | list[tuple[str, str, int]] | None
+) -> Iterator[tuple[int, Record | SetAside]]:
+    """Yield the id of each row that ``select`` takes, and what it holds.
+
+    Raises
+    ------
+    SourceError
+        If the database cannot be read.
+    """
+    with _connected(location) as database:
+        for row in database.select(select):
+            yield row.id, _record(row, keys)
+
+
+def read_state(location: str) -> Iterator[str]:
+    """Yield a text that differs if the rows of a server do.
+
+    Raises
+    ------
+    SourceError
+        If the database cannot be read.
+    """
+    with _connected(location) as database, database.managed_connection() as connection:
+        cursor = connection.cursor()
+        cursor.execute("SELECT COUNT(*), MAX(id), MAX(mtime) FROM systems")
+        yield repr(tuple(cursor.fetchone()))
+
+
+def _without_password(text: str) -> str:
+    return _PASSWORD.sub(r"\1:***@", text)
+
+
+@contextmanager
+def _connected(location: str) -> Iterator[Any]:
+    """Open the database; whatever ase or a driver raises becomes a reason."""
+    name = _without_password(location)
+    try:
+        with ase.db.connect(location, use_lock_file=False) as database:
+            yield database
+    except (SourceError, MemoryError):
+        raise
+    except ModuleNotFoundError as error:
+        raise SourceError(
+            f"{name} needs the package ase-db-backends ({error}); install it"
+        ) from error
+    except Exception as error:
+        problem = _without_password(f"{type(error).__name__}: {error}")[:200]
+        raise SourceError(f"{name} cannot be read as an ASE database ({problem})") from None
+
+
+def _record(row: AtomsRow, keys: LabelKeys) -> Record | SetAside:
+    """Take what is wanted from a row, of which ase hands on whatever a file holds."""
     named = {keys.energy, keys.forces, keys.stress, *keys.structure, *keys.atom}
 
     def lookup(key: str) -> Any:
@@ -127,8 +164,7 @@ def _add(batch: Batch, position: int, row: AtomsRow, keys: LabelKeys) -> None:
 
     try:
         numbers = np.asarray(row.numbers, dtype=np.int32).reshape(-1)
-        batch.add(
-            position,
+        return Record(
             numbers,
             np.asarray(row.positions, dtype=np.float64).reshape(len(numbers), 3),
             np.asarray(row.cell, dtype=np.float64).reshape(3, 3),
@@ -137,7 +173,7 @@ def _add(batch: Batch, position: int, row: AtomsRow, keys: LabelKeys) -> None:
             labels.atom_labels(keys, len(numbers), lookup),
         )
     except Unreadable as error:
-        batch.set_aside(position, error.problem)
+        return error.problem
     except Exception as error:
         problem = f"the row holds no structure ({type(error).__name__}: {error})"
-        batch.set_aside(position, SetAside("malformed", problem[:200]))
+        return SetAside("malformed", problem[:200])

@@ -21,9 +21,12 @@ from atomlake.sources.base import (
     LabelKeys,
     Reader,
     ReadResult,
+    Record,
     Unreadable,
+    content_hashes,
     parsed_index,
 )
+from atomlake.sources.guarded import guarded
 
 _READABLE = """
     abinit-gsr abinit-in abinit-out aims aims-output castep-castep castep-geom castep-md
@@ -75,19 +78,21 @@ class AseFormat(Reader):
         batch = Batch()
         n_records = 0
         try:
-            for atoms in self._images(0, None):
-                add_atoms(batch, n_records, atoms, self.source.labels)
+            for record in self._records(0, None):
+                batch.add(n_records, record)
                 n_records += 1
-        except _Broken as error:
+        except Unreadable as error:
             if not n_records:
                 raise SourceError(f"{self.location} cannot be read: {error}") from error
-            batch.set_aside(n_records, SetAside("malformed", str(error)))
+            batch.set_aside(n_records, error.problem)
             n_records += 1
         if not n_records:
             raise SourceError(f"ase finds no structure in {self.location}")
         keys = [str(position) for position in range(n_records)]
         locations = np.stack([np.arange(n_records), np.zeros(n_records, int)], axis=1)
-        return parsed_index(batch.result(), keys, locations, self.record_salt)
+        return parsed_index(
+            batch.result(content_hashes(self.record_salt)), keys, locations, self.record_salt
+        )
 
     def read(self, locations: NDArray[np.int64]) -> ReadResult:
         """Read images; see :class:`atomlake.sources.base.Reader`."""
@@ -96,68 +101,99 @@ class AseFormat(Reader):
         for row, position in enumerate(locations[:, 0].tolist()):
             rows.setdefault(position, []).append(row)
         first, last = min(rows, default=0), max(rows, default=-1) + 1
-        reason = "there is no such image any more"
+        problem = SetAside("malformed", "there is no such image any more")
         try:
-            for position, atoms in enumerate(self._images(first, last), start=first):
+            for position, record in enumerate(self._records(first, last), start=first):
                 for row in rows.pop(position, ()):
-                    add_atoms(batch, row, atoms, self.source.labels)
-        except _Broken as error:
-            reason = str(error)
+                    batch.add(row, record)
+        except Unreadable as error:
+            problem = error.problem
         for row in itertools.chain.from_iterable(rows.values()):
-            batch.set_aside(row, SetAside("malformed", reason))
-        return batch.result()
+            batch.set_aside(row, problem)
+        return batch.result(content_hashes(self.record_salt))
 
-    def _images(self, first: int, last: int | None) -> Iterator[ase.Atoms | SetAside]:
-        """Yield images ``first:last``, or why one cannot be read.
+    def _records(self, first: int, last: int | None) -> Iterator[Record | SetAside]:
+        """Read images ``first:last`` in a guarded process.
 
         Raises
         ------
         SourceError
             If the file is of no format that may be read.
-        _Broken
-            If ase fails for good, whatever it raises.
+        Unreadable
+            If ase fails for good, whatever it does.
         """
-        name = self._format_name()
-        is_compressed = get_compression(self.location)[1] is not None
-        source = _trajectory if name == "traj" and not is_compressed else _any_images
-        images = source(self.location, name, first, last)
-        while True:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    atoms = next(images, None)
-            except Exception as error:
-                raise _Broken(_problem(name, error)) from error
-            if atoms is None:
-                return
-            yield atoms
-
-    def _format_name(self) -> str:
-        name = self.source.format
-        if name not in ioformats:
-            try:
-                name = filetype(self.location)
-            except OSError as error:
-                raise SourceError(f"{self.location} cannot be read: {error}") from error
-            except Exception as error:
-                raise self._unrecognised from error
-        if name not in ioformats:
-            raise self._unrecognised
-        if name not in READABLE:
-            reason = REFUSED.get(name, "nobody has made sure that ase executes nothing with it")
-            raise SourceError(f"{self.location} is not read as {name}: {reason}")
-        return name
-
-    @property
-    def _unrecognised(self) -> SourceError:
-        return SourceError(
-            f"{self.location} is of no format that ase recognises by name or content; "
-            "say which one it is (format: ...)"
+        return guarded(
+            self.guard,
+            self.location,
+            read_images,
+            self.location,
+            self.source.format,
+            self.source.labels,
+            first,
+            last,
         )
 
 
-class _Broken(Exception):
-    """Ase has failed within a file."""
+def read_images(
+    path: str, format: str, keys: LabelKeys, first: int, last: int | None
+) -> Iterator[Record | SetAside]:
+    """Yield images ``first:last`` of a file, or why one of them cannot be read.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    format : str
+        Name of a format of ase; anything else leaves it to ase to recognise it.
+    keys : LabelKeys
+        Labels that are wanted.
+    first, last : int
+        Range of images; all that follow if ``last`` is None.
+
+    Raises
+    ------
+    SourceError
+        If the file is of no format that may be read.
+    Unreadable
+        If ase fails for good.
+    """
+    name = _format_name(path, format)
+    is_compressed = get_compression(path)[1] is not None
+    images = (_trajectory if name == "traj" and not is_compressed else _any_images)(
+        path, name, first, last
+    )
+    while True:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                atoms = next(images, None)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise Unreadable("malformed", _problem(name, error)) from error
+        if atoms is None:
+            return
+        yield atoms if isinstance(atoms, SetAside) else record_of(atoms, keys)
+
+
+def _format_name(path: str, name: str) -> str:
+    unrecognised = SourceError(
+        f"{path} is of no format that ase recognises by name or content; "
+        "say which one it is (format: ...)"
+    )
+    if name not in ioformats:
+        try:
+            name = filetype(path)
+        except OSError as error:
+            raise SourceError(f"{path} cannot be read: {error}") from error
+        except Exception as error:
+            raise unrecognised from error
+    if name not in ioformats:
+        raise unrecognised
+    if name not in READABLE:
+        reason = REFUSED.get(name, "nobody has made sure that ase executes nothing with it")
+        raise SourceError(f"{path} is not read as {name}: {reason}")
+    return name
 
 
 def _problem(name: str, error: Exception) -> str:
@@ -173,6 +209,8 @@ def _trajectory(
         for position in range(len(trajectory))[first:last]:
             try:
                 yield trajectory[position]
+            except MemoryError:
+                raise
             except Exception as error:
                 yield SetAside("malformed", _problem(name, error))
 
@@ -181,23 +219,8 @@ def _any_images(path: str, name: str, first: int, last: int | None) -> Iterator[
     yield from iread(path, slice(first, last), format=name, do_not_split_by_at_sign=True)
 
 
-def add_atoms(batch: Batch, row: int, atoms: ase.Atoms | SetAside, keys: LabelKeys) -> None:
-    """Add what ase has read to a batch, or set it aside.
-
-    Parameters
-    ----------
-    batch : Batch
-        Where to.
-    row : int
-        The row that it belongs to.
-    atoms : ase.Atoms or SetAside
-        The structure, or why there is none.
-    keys : LabelKeys
-        Labels that are wanted.
-    """
-    if isinstance(atoms, SetAside):
-        batch.set_aside(row, atoms)
-        return
+def record_of(atoms: ase.Atoms, keys: LabelKeys) -> Record | SetAside:
+    """Take from what ase has read the geometry and the labels that are wanted."""
     results = getattr(atoms.calc, "results", {})
 
     def lookup(key: str) -> Any:
@@ -208,8 +231,7 @@ def add_atoms(batch: Batch, row: int, atoms: ase.Atoms | SetAside, keys: LabelKe
 
     try:
         _refuse_partial_occupancy(atoms)
-        batch.add(
-            row,
+        return Record(
             atoms.numbers,
             atoms.positions,
             atoms.cell.array,
@@ -218,7 +240,7 @@ def add_atoms(batch: Batch, row: int, atoms: ase.Atoms | SetAside, keys: LabelKe
             labels.atom_labels(keys, len(atoms), lookup),
         )
     except Unreadable as error:
-        batch.set_aside(row, error.problem)
+        return error.problem
 
 
 def _refuse_partial_occupancy(atoms: ase.Atoms) -> None:

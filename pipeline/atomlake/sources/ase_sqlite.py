@@ -20,8 +20,18 @@ from numpy.typing import NDArray
 
 from atomlake.errors import SetAside, SourceError
 from atomlake.sources import labels
-from atomlake.sources.base import Batch, FileIndex, Reader, ReadResult, Unreadable, cell_volumes
+from atomlake.sources.base import (
+    Batch,
+    FileIndex,
+    Reader,
+    ReadResult,
+    Record,
+    Unreadable,
+    cell_volumes,
+)
 
+#: Seconds to wait for a program that is writing.
+LOCK_SECONDS = 20.0
 #: Rows fetched by one statement.
 BLOCK_ROWS = 500
 
@@ -100,28 +110,29 @@ class AseSqlite(Reader):
     def read(self, locations: NDArray[np.int64]) -> ReadResult:
         """Read rows; see :class:`atomlake.sources.base.Reader`."""
         batch = Batch()
+        digests: list[bytes] = []
         with self._connected() as database:
             columns = self._columns(database)
             rows = _rows(database, locations[:, 0].tolist(), columns)
             for position, row in enumerate(rows):
-                if isinstance(row, SetAside):
-                    batch.set_aside(position, row)
-                    continue
-                try:
-                    numbers, positions, cell, pbc = _geometry(row)
-                    keys, lookup = self.source.labels, _lookup(row, self._named)
-                    batch.add(
-                        position,
-                        numbers,
-                        positions,
-                        cell,
-                        pbc,
-                        labels.structure_labels(keys, lookup),
-                        labels.atom_labels(keys, len(numbers), lookup),
-                    )
-                except Unreadable as error:
-                    batch.set_aside(position, error.problem)
-        return batch.result()
+                batch.add(position, row if isinstance(row, SetAside) else self._record(row))
+                digests.append(_digest({} if isinstance(row, SetAside) else row, self.record_salt))
+        return batch.result(lambda rows, structures: [digests[row] for row in rows])
+
+    def _record(self, row: Row) -> Record | SetAside:
+        keys, lookup = self.source.labels, _lookup(row, self._named)
+        try:
+            numbers, positions, cell, pbc = _geometry(row)
+            return Record(
+                numbers,
+                positions,
+                cell,
+                pbc,
+                labels.structure_labels(keys, lookup),
+                labels.atom_labels(keys, len(numbers), lookup),
+            )
+        except Unreadable as error:
+            return error.problem
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
@@ -132,7 +143,7 @@ class AseSqlite(Reader):
         # SQLite wants to write beside a database even to read one that keeps a log.
         is_frozen = len(self.files) == 1 and not os.access(os.path.dirname(path), os.W_OK)
         mode = "immutable=1" if is_frozen else "mode=ro"
-        database = sqlite3.connect(f"file:{quote(path)}?{mode}", uri=True, timeout=20)
+        database = sqlite3.connect(f"file:{quote(path)}?{mode}", uri=True, timeout=LOCK_SECONDS)
         try:
             database.text_factory = lambda text: text.decode(errors="replace")
             database.execute("PRAGMA trusted_schema=OFF")

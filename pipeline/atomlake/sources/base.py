@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -75,6 +75,21 @@ class Source(BaseModel):
         return self.name or self.path
 
 
+class Guard(NamedTuple):
+    """What a parser of others may take; what takes more is set aside.
+
+    Attributes
+    ----------
+    seconds : float
+        Time for one structure.
+    nbytes : int
+        Memory, beside that of the libraries.
+    """
+
+    seconds: float = 60.0
+    nbytes: int = 2 * 10**9
+
+
 class Fingerprint(NamedTuple):
     """The state of a location: equal fingerprints mean equal content.
 
@@ -129,12 +144,16 @@ class ReadResult:
         Those that could be read, in the order asked for.
     rows : int64 array, shape (n_structures,)
         Which of the locations each structure came from, ascending.
+    record_hashes : uint8 array, shape (n_structures, 16)
+        Hash of what was read, as in :attr:`FileIndex.record_hashes`: another one there means
+        that the record has changed since it was indexed.
     set_aside : mapping of int to SetAside
         Why each of the other locations gave no structure.
     """
 
     structures: Structures
     rows: NDArray[np.int64]
+    record_hashes: NDArray[np.uint8]
     set_aside: Mapping[int, SetAside] = field(default_factory=dict)
 
 
@@ -164,6 +183,8 @@ class Reader(ABC):
     scratch : Path
         Folder on storage that every worker sees, for decompressed copies; what is in it
         can be deleted at any time between runs.
+    guard : Guard, optional
+        What a parser of others may take.
     """
 
     #: Name in recipes and in the registry.
@@ -177,10 +198,13 @@ class Reader(ABC):
     #: Raised whenever the same record is read differently.
     version: ClassVar[int] = 1
 
-    def __init__(self, location: str, source: Source, scratch: Path) -> None:
+    def __init__(
+        self, location: str, source: Source, scratch: Path, guard: Guard | None = None
+    ) -> None:
         self.location = location
         self.source = source
         self.scratch = scratch
+        self.guard = guard or Guard()
 
     @property
     def files(self) -> list[Path]:
@@ -223,6 +247,24 @@ class Reader(ABC):
             raise SourceError(f"{self.location} cannot be read: {error.strerror}") from error
         return Fingerprint(nbytes, mtime_ns, digest.hexdigest())
 
+    def require(self, expected: Fingerprint) -> None:
+        """Make sure, after reading, that the location is in the state it was expected in.
+
+        Raises
+        ------
+        SourceError
+            If it is not, or if it is gone.
+        """
+        if self.fingerprint(expected).digest != expected.digest:
+            raise self.changed
+
+    @property
+    def changed(self) -> SourceError:
+        """What to raise where the location is not what it was."""
+        return SourceError(
+            f"{self.location} changed while it was being read; run again when it is complete"
+        )
+
     @abstractmethod
     def index(self) -> FileIndex:
         """List the records in order, without parsing positions where that can be avoided.
@@ -240,8 +282,8 @@ class Reader(ABC):
 
         Reading never executes anything that the location contains. Geometry is not
         checked here (:func:`atomlake.structures.check` does), only that it can be read.
-        Whether the location has changed since it was indexed is told by its fingerprint,
-        to be compared after reading.
+        Whether a record has changed since it was indexed is told by its hash; whether one that
+        cannot be read has, by :meth:`require`.
 
         Raises
         ------
@@ -259,43 +301,53 @@ class Reader(ABC):
         return sorted(found)
 
 
+class Record(NamedTuple):
+    """One structure as a reader found it, with arrays as :meth:`Structures.single` takes them."""
+
+    numbers: NDArray[Any]
+    positions: Floats
+    cell: Floats
+    pbc: NDArray[Any]
+    structure_labels: Mapping[str, Floats]
+    atom_labels: Mapping[str, Floats]
+
+
+#: Gives the hashes of the records in some rows, of which the structures were made.
+RecordHashes = Callable[[NDArray[np.int64], Structures], Sequence[bytes]]
+
+
 class Batch:
     """Collects structures that are read one by one, and joins them in the end."""
 
     def __init__(self) -> None:
-        self._groups: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+        self._groups: dict[tuple[Any, ...], list[tuple[int, Record]]] = {}
         self._problems: dict[int, SetAside] = {}
 
-    def add(
-        self,
-        row: int,
-        numbers: NDArray[Any],
-        positions: Floats,
-        cell: Floats,
-        pbc: NDArray[Any],
-        structure_labels: Mapping[str, Floats],
-        atom_labels: Mapping[str, Floats],
-    ) -> None:
-        """Add the structure of one row, with arrays as :meth:`Structures.single` takes them."""
+    def add(self, row: int, record: Record | SetAside) -> None:
+        """Add the structure of one row, or why there is none."""
+        if isinstance(record, SetAside):
+            self.set_aside(row, record)
+            return
         shapes = (
-            *((name, value.shape) for name, value in structure_labels.items()),
+            *((name, value.shape) for name, value in record.structure_labels.items()),
             None,
-            *((name, value.shape[1:]) for name, value in atom_labels.items()),
+            *((name, value.shape[1:]) for name, value in record.atom_labels.items()),
         )
-        item = (row, numbers, positions, cell, pbc, structure_labels, atom_labels)
-        self._groups.setdefault(shapes, []).append(item)
+        self._groups.setdefault(shapes, []).append((row, record))
 
     def set_aside(self, row: int, problem: SetAside) -> None:
         """Say why a row gives no structure."""
         self._problems[row] = problem
 
-    def result(self) -> ReadResult:
-        """Return what became of the rows."""
-        return gather([_joined(group) for group in self._groups.values()], self._problems)
+    def result(self, hashes: RecordHashes) -> ReadResult:
+        """Return what became of the rows; see :func:`gather`."""
+        groups = [_joined(group) for group in self._groups.values()]
+        return gather(groups, self._problems, hashes)
 
 
-def _joined(group: Sequence[tuple[Any, ...]]) -> tuple[Sequence[int], Structures]:
-    rows, numbers, positions, cells, pbc, structure_labels, atom_labels = zip(*group, strict=True)
+def _joined(group: Sequence[tuple[int, Record]]) -> tuple[Sequence[int], Structures]:
+    rows, records = zip(*group, strict=True)
+    numbers, positions, cells, pbc, structure_labels, atom_labels = zip(*records, strict=True)
     structure_offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(array) for array in numbers], out=structure_offsets[1:])
     return rows, Structures(
@@ -318,6 +370,7 @@ def _joined(group: Sequence[tuple[Any, ...]]) -> tuple[Sequence[int], Structures
 def gather(
     groups: Sequence[tuple[Sequence[int] | NDArray[np.int64], Structures]],
     set_aside: Mapping[int, SetAside],
+    hashes: RecordHashes,
 ) -> ReadResult:
     """Join structures that were read in groups into one result, in the order asked for.
 
@@ -327,6 +380,8 @@ def gather(
         The location each structure came from, ascending within a group, and the structures.
     set_aside : mapping of int to SetAside
         Records that could not be read.
+    hashes : callable
+        Gives the hashes of the others.
 
     Returns
     -------
@@ -350,13 +405,27 @@ def gather(
         else:
             fitting.append((np.asarray(rows, dtype=np.int64), structures))
     if not fitting:
-        return ReadResult(Structures.empty(), np.zeros(0, dtype=np.int64), problems)
+        nothing = np.zeros(0, dtype=np.int64), np.zeros((0, 16), dtype=np.uint8)
+        return ReadResult(Structures.empty(), *nothing, problems)
     rows = np.concatenate([rows for rows, _ in fitting])
     structures = Structures.concatenate([structures for _, structures in fitting])
     if (np.diff(rows) < 0).any():
         order = np.argsort(rows)
         rows, structures = rows[order], structures.take(order)
-    return ReadResult(structures, rows, problems)
+    return ReadResult(structures, rows, _as_array(hashes(rows, structures)), problems)
+
+
+def content_hashes(salt: bytes) -> RecordHashes:
+    """Hash records by what was parsed from them, where that is all there is to hash."""
+    return lambda rows, structures: [_salted(h, salt) for h in structures.content_hashes()]
+
+
+def _salted(content: bytes, salt: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16, person=salt).digest()
+
+
+def _as_array(hashes: Sequence[bytes]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(-1, 16)
 
 
 def parsed_index(
@@ -376,19 +445,17 @@ def parsed_index(
         The reader's :attr:`Reader.record_salt`.
     """
     structures = result.structures
-    contents = {row: repr(problem).encode() for row, problem in result.set_aside.items()}
-    contents |= dict(zip(result.rows.tolist(), structures.content_hashes(), strict=True))
-    hashes = [
-        hashlib.blake2b(contents[row], digest_size=16, person=salt).digest()
-        for row in range(len(keys))
-    ]
+    hashes = np.zeros((len(keys), 16), dtype=np.uint8)
+    hashes[result.rows] = result.record_hashes
+    for row, problem in result.set_aside.items():
+        hashes[row] = np.frombuffer(_salted(repr(problem).encode(), salt), dtype=np.uint8)
     n_atoms = np.zeros(len(keys), dtype=np.int32)
     n_atoms[result.rows] = structures.n_atoms_per_structure
     volumes = np.full(len(keys), np.nan, dtype=np.float32)
     volumes[result.rows] = cell_volumes(structures.cells)
     return FileIndex(
         keys=list(keys),
-        record_hashes=np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(-1, 16),
+        record_hashes=hashes,
         n_atoms=n_atoms,
         volumes=volumes,
         locations=locations,

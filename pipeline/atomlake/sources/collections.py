@@ -16,13 +16,14 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from atomlake.errors import SetAside, SourceError
-from atomlake.sources.ase_formats import add_atoms
+from atomlake.sources.ase_formats import record_of
 from atomlake.sources.base import (
     Batch,
     FileIndex,
     Fingerprint,
     Reader,
     ReadResult,
+    content_hashes,
     parsed_index,
 )
 
@@ -56,10 +57,10 @@ class AseCollection(Reader):
         batch = Batch()
         for row, position in enumerate(locations[:, 0].tolist()):
             if position < len(structures):
-                add_atoms(batch, row, structures[position], self.source.labels)
+                batch.add(row, record_of(structures[position], self.source.labels))
             else:
                 batch.set_aside(row, SetAside("missing", "the installed ase has it no more"))
-        return batch.result()
+        return batch.result(content_hashes(self.record_salt))
 
     def _structures(self) -> Mapping[str, ase.Atoms]:
         name = self.location.removeprefix("ase:")

@@ -32,6 +32,7 @@ from atomlake.sources.base import (
     LabelKeys,
     Reader,
     ReadResult,
+    RecordHashes,
     Unreadable,
     gather,
 )
@@ -87,15 +88,17 @@ class ExtendedXyz(Reader):
         path = Path(self.location)
         if self._opener is not None and not (path := self._copy).exists():
             path, _ = self._decompress()
-        batch = _Batch(self.source.labels)
+        batch, digests = _Batch(self.source.labels), []
         try:
             with path.open("rb", buffering=2**17) as stream:
                 for row, (offset, nbytes) in enumerate(locations.tolist()):
                     stream.seek(offset)
-                    batch.add(row, stream.read(nbytes))
+                    content = stream.read(nbytes)
+                    digests.append(_digest(content, self.record_salt))
+                    batch.add(row, content)
         except OSError as error:
             raise self._unreadable(error) from error
-        return batch.result()
+        return batch.result(lambda rows, structures: [digests[row] for row in rows])
 
     @property
     def _opener(self) -> Any:
@@ -384,10 +387,11 @@ def _with_exponents(text: str) -> str:
     return _FORTRAN_EXPONENT.sub("e", text)
 
 
-def _index(stream: IO[bytes], salt: bytes, is_truncated: bool) -> FileIndex:
-    def digest(content: bytes) -> bytes:
-        return hashlib.blake2b(content, digest_size=16, person=salt).digest()
+def _digest(content: bytes, salt: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16, person=salt).digest()
 
+
+def _index(stream: IO[bytes], salt: bytes, is_truncated: bool) -> FileIndex:
     hashes = bytearray()
     n_atoms, volumes, locations = array("i"), array("f"), array("q")
     problems: dict[int, SetAside] = {}
@@ -395,7 +399,7 @@ def _index(stream: IO[bytes], salt: bytes, is_truncated: bool) -> FileIndex:
     for offset, nbytes, content, count, problem in _records(stream):
         if problem is not None:
             problems[len(n_atoms)] = problem
-        hashes += digest(content or repr((nbytes, problem)).encode())
+        hashes += _digest(content or repr((nbytes, problem)).encode(), salt)
         n_atoms.append(count)
         volumes.append(_volume(content))
         locations.extend((offset, nbytes))
@@ -403,7 +407,7 @@ def _index(stream: IO[bytes], salt: bytes, is_truncated: bool) -> FileIndex:
         raise Unreadable(*problems[0])
     if is_truncated and len(n_atoms) - 1 not in problems:
         if content.endswith(b"\n") or not n_atoms:
-            hashes += digest(b"")
+            hashes += _digest(b"", salt)
             n_atoms.append(0)
             volumes.append(np.nan)
             locations.extend((sum(locations[-2:]), 0))
@@ -505,10 +509,10 @@ class _Batch:
         except Unreadable as error:
             self._problems[row] = error.problem
 
-    def result(self) -> ReadResult:
+    def result(self, hashes: RecordHashes) -> ReadResult:
         """Return what became of the records."""
         self._parse_waiting()
-        return gather(self._parsed, self._problems)
+        return gather(self._parsed, self._problems, hashes)
 
     def _add(self, row: int, content: bytes) -> None:
         if not content:
