@@ -1,4 +1,4 @@
-"""Sources that change, or go away, while a run is at work: the lake never takes one for the other."""
+"""Sources that change, or go away, while a run is at work: never one taken for the other."""
 
 from __future__ import annotations
 
