@@ -224,15 +224,14 @@ class Structures:
 
     def formulas(self) -> list[str]:
         """Chemical formula of each structure in alphabetical order of the symbols."""
-        result = []
-        for first, last in zip(
-            self.structure_offsets[:-1], self.structure_offsets[1:], strict=True
-        ):
-            species, counts = np.unique(self.numbers[first:last], return_counts=True)
-            pairs = sorted(
-                (CHEMICAL_SYMBOLS[z], int(n)) for z, n in zip(species, counts, strict=True)
-            )
-            result.append("".join(f"{s}{n if n > 1 else ''}" for s, n in pairs))
+        symbols = sorted(CHEMICAL_SYMBOLS)
+        rank = np.array([symbols.index(symbol) for symbol in CHEMICAL_SYMBOLS])
+        found, counts = np.unique(
+            self.structure_index * len(symbols) + rank[self.numbers], return_counts=True
+        )
+        result = [""] * self.n_structures
+        for s, i, n in zip(*divmod(found, len(symbols)), counts, strict=True):
+            result[s] += f"{symbols[i]}{n if n > 1 else ''}"
         return result
 
     def content_hashes(self) -> list[bytes]:

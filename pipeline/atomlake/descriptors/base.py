@@ -26,8 +26,9 @@ Array = NDArray[Any]
 
 #: Everything that :attr:`Descriptor.symmetries` may hold.
 SYMMETRIES = frozenset({"translation", "rotation", "reflection", "permutation", "cell"})
-#: Bytes of one block's arrays when a larger computation is cut into blocks.
-BLOCK_NBYTES = 32 * 2**20
+#: Bytes of one block's arrays when a larger computation is cut into blocks: few enough to stay in
+#: the processor's cache until they are checked and encoded, enough for calls to cost nothing.
+BLOCK_NBYTES = 4 * 2**20
 #: Bytes of the rows per centre that are summed into structures at a time.
 RUN_NBYTES = 2**20
 
