@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import combinations, combinations_with_replacement, groupby, product
+from itertools import combinations, combinations_with_replacement, groupby, pairwise, product
 from math import comb, factorial, prod
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from atomlake.descriptors.base import Gradients, Rows
-from atomlake.descriptors.couplings import Tree, n_trees, rotation_generators, trees
+from atomlake.descriptors.couplings import n_trees, rotation_generators, trees
 from atomlake.descriptors.density import (
     DensityDescriptor,
     batch_pairs,
@@ -38,6 +38,7 @@ from atomlake.kernels.correlations import (
     empty_room,
 )
 from atomlake.kernels.expansion import Expansion, empty_environment
+from atomlake.kernels.lanes import n_padded
 from atomlake.neighbours import Neighbours
 from atomlake.structures import Structures
 
@@ -133,24 +134,19 @@ class DensityCorrelation(DensityDescriptor):
     @property
     def n_features(self) -> int:
         """Number of features."""
-        return _sizes(self)[0]
+        return _n_features(self)
 
     def cost(self, n_neighbours: float, gradients: Gradients) -> float:
-        """Estimate seconds per atom on one core; from the kernels' times on several systems."""
-        _, n_adjoints, n_terms = _sizes(self)
+        """Estimate seconds per atom on one core; within a factor of 2 of measured times."""
         n_coefficients = (self.l_max + 1) ** 2 * self.n_max
         n_values = self.n_values
-        seconds = 5e-7 + 4e-10 * n_coefficients * n_neighbours + 3e-9 * n_terms
-        if gradients.any:
-            seconds += 3e-9 * n_terms
+        seconds = 1e-6 + 4e-10 * n_coefficients * n_neighbours + 2e-9 * n_values
         if gradients.positions != "none":
-            # Adjoints meet every pair, or, those of a mean, every atom once for each density.
+            # Every pair moves the values, or, where they are those of a mean, every atom does.
             n_moves = self.densities.shape[1] if self.average == "inner" else n_neighbours
-            near = n_moves * np.count_nonzero(self.densities) / self.densities.size
-            seconds += 4e-10 * 3 * n_adjoints * near + 1e-9 * 3 * n_values * n_moves
-            seconds += 2e-9 * 3 * n_coefficients * n_neighbours
+            seconds += n_moves * (3e-6 + 4e-9 * n_values) + 6e-9 * n_coefficients * n_neighbours
         if gradients.strain:
-            seconds += 6e-9 * n_adjoints + 1e-9 * n_coefficients * n_neighbours
+            seconds += 6e-6 + 1.2e-8 * n_values + 1e-9 * n_coefficients * n_neighbours
         return seconds
 
     def labels(self) -> xr.Dataset:
@@ -268,14 +264,6 @@ def correlate_mean(
         array[...] = value
 
 
-class Coupling(NamedTuple):
-    """One tree, for factors of given degrees of which some are equal."""
-
-    degrees: tuple[int, ...]
-    groups: tuple[int, ...]
-    tree: Tree
-
-
 class _Features(NamedTuple):
     """The features of a descriptor, one row each.
 
@@ -283,23 +271,14 @@ class _Features(NamedTuple):
     ----------
     channels, degrees : int64 array, shape (n_features, MAX_FACTORS)
         Factors; where there is none, the number of channels and -1.
-    coupling : int64 array, shape (n_features,)
-        Place in ``couplings``.
     intermediate, parity : int64 array, shape (n_features,)
         See :meth:`DensityCorrelation.labels`.
-    weights : float64 array, shape (n_features,)
-        Root of the number of equal products.
-    couplings : list of Coupling
-        All that occur.
     """
 
     channels: Integers
     degrees: Integers
-    coupling: Integers
     intermediate: Integers
     parity: Integers
-    weights: Floats
-    couplings: list[Coupling]
 
 
 def _products(descriptor: DensityCorrelation) -> Iterator[Products]:
@@ -333,26 +312,17 @@ def _compositions(n: int) -> list[tuple[int, ...]]:
 
 
 @lru_cache(maxsize=64)
-def _sizes(descriptor: DensityCorrelation) -> tuple[int, int, int]:
-    """Number of features; of coefficients that values depend on; of terms, to a third."""
-    n_features = n_adjoints = n_terms = 0
-    for products in _products(descriptor):
-        n = products.n_products * n_trees(products.degrees, products.groups, descriptor.degree)
-        n_features += n
-        sizes = [2 * l + 1 for l in products.degrees]
-        n_adjoints += n * sum(sizes) * descriptor.n_components
-        # The m of all but one decide that of the last.
-        every = [*sizes, descriptor.n_components]
-        n_terms += n * prod(every) // max(every)
-    return n_features, n_adjoints, n_terms
+def _n_features(descriptor: DensityCorrelation) -> int:
+    return sum(
+        products.n_products * n_trees(products.degrees, products.groups, descriptor.degree)
+        for products in _products(descriptor)
+    )
 
 
 def _features(descriptor: DensityCorrelation) -> _Features:
     """List the features: for each kind of product the products, for each of them its couplings."""
     n_channels = len(descriptor.density_labels) * descriptor.n_max
     blocks: list[tuple[Integers, ...]] = []
-    weights = []
-    couplings: list[Coupling] = []
     for order, of_factors, groups, _ in _products(descriptor):
         found = trees(of_factors, groups, descriptor.degree)
         of_products = _channels(descriptor, order, of_factors, groups)
@@ -363,19 +333,11 @@ def _features(descriptor: DensityCorrelation) -> _Features:
             (
                 np.repeat(np.pad(of_products, nothing, constant_values=n_channels), len(found), 0),
                 np.tile(np.pad([of_factors], nothing, constant_values=-1), (n, 1)),
-                np.tile(len(couplings) + np.arange(len(found)), len(of_products)),
                 np.tile(reached, len(of_products)),
                 np.full(n, _parity(of_factors, descriptor.degree)),
             )
         )
-        n_orderings = factorial(order.n_factors) // prod(factorial(size) for size in groups)
-        weights.append(np.full(n, n_orderings**0.5 if descriptor.counts_orderings else 1.0))
-        couplings.extend(Coupling(of_factors, groups, tree) for tree in found)
-    columns = (np.concatenate(column) for column in zip(*blocks, strict=True))
-    channels, degrees, coupling, intermediate, parity = columns
-    return _Features(
-        channels, degrees, coupling, intermediate, parity, np.concatenate(weights), couplings
-    )
+    return _Features(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
 
 
 def _channels(
@@ -399,37 +361,181 @@ def _channels(
 @lru_cache(maxsize=8)
 def _couplings(descriptor: DensityCorrelation) -> Couplings:
     """Parameters of the kernel."""
-    features = _features(descriptor)
+    blocks = []
+    first_feature = 0
+    for order, degrees, groups, _ in _products(descriptor):
+        n_orderings = factorial(order.n_factors) // prod(factorial(size) for size in groups)
+        weight = descriptor.prefactor
+        weight *= n_orderings**0.5 if descriptor.counts_orderings else 1.0
+        tensors = [weight * t.tensor for t in trees(degrees, groups, descriptor.degree)]
+        channels = _channels(descriptor, order, degrees, groups)
+        features = first_feature + len(tensors) * np.arange(len(channels))
+        blocks.append(Block(degrees, groups, channels, features, tensors))
+        first_feature += len(tensors) * len(channels)
+    n_channels = len(descriptor.density_labels) * descriptor.n_max
+    return assemble(blocks, n_channels, descriptor.l_max, descriptor.degree)
+
+
+class Block(NamedTuple):
+    """Products of the same degrees with the same factors equal, and how they are coupled.
+
+    Attributes
+    ----------
+    degrees, groups : tuple of int
+        As in :class:`Products`.
+    channels : int64 array, shape (n_products, n_factors)
+        Density times n_max plus radial function, of every factor.
+    features : int64 array, shape (n_products,)
+        First feature of each product; one follows for each further tensor.
+    tensors : list of float64 array, shape (n_components, 2 l_1 + 1, ...)
+        The couplings, symmetric in equal factors.
+    """
+
+    degrees: tuple[int, ...]
+    groups: tuple[int, ...]
+    channels: Integers
+    features: Integers
+    tensors: list[Floats]
+
+
+def assemble(blocks: list[Block], n_channels: int, l_max: int, degree: int) -> Couplings:
+    """Return the parameters of the kernel for products that are coupled to a degree."""
+    powers = _Powers((l_max + 1) ** 2)
+    panels: list[tuple[int, ...]] = []
+    runs: list[tuple[int, ...]] = []
+    strides: list[int] = []
     lists: list[tuple[Integers, Floats]] = []
-    for _, groups, tree in features.couplings:
-        lists.extend(_terms(component, groups) for component in tree.tensor)
-    of_couplings = np.array(
-        [(*d, *[0] * (MAX_FACTORS - len(d))) for d, _, _ in features.couplings], dtype=np.int64
-    )
+    for degrees, groups, channels, features, tensors in blocks:
+        of_groups = _in_four(channels[:, np.cumsum([0, *groups])[:-1]], n_channels)
+        of_panels, of_runs = _panels(of_groups, features, len(tensors))
+        for k, tensor in enumerate(tensors):
+            panels.extend((len(strides), *panel) for panel in of_panels)
+            runs.extend((first + k, last, length) for first, last, length in of_runs)
+            strides.append(len(tensors))
+            lists.extend(_terms(component, degrees, groups, powers) for component in tensor)
+    coupling, *outer, middle, n_runs = np.array(panels).T
+    run_features, run_last, run_lengths = np.ascontiguousarray(np.array(runs).T)
+    lasts = [np.unique(of_terms[:, 3], return_counts=True) for of_terms, _ in lists]
+    last_offsets = np.cumsum([0, *(len(last) for last, _ in lasts)])
+    term_offsets = np.cumsum([0, *np.concatenate([counts for _, counts in lasts])])
+    n_components = 2 * degree + 1
+    of_couplings = last_offsets[::n_components]
+    n_terms = np.diff(term_offsets[of_couplings])[coupling]
+    n_partial = np.diff(of_couplings)[coupling] * n_padded(n_runs)
     return Couplings(
-        n_features=descriptor.n_features,
-        n_components=descriptor.n_components,
-        n_factors=np.array([len(d) for d, _, _ in features.couplings]),
-        degrees=of_couplings,
-        term_offsets=np.cumsum([0, *(len(w) for _, w in lists)]),
-        term_harmonics=np.concatenate([harmonics for harmonics, _ in lists]),
+        n_features=int(sum(run_lengths)),
+        n_components=n_components,
+        n_powers=len(powers),
+        n_channels=n_channels,
+        n_panels=len(panels),
+        power_factors=powers.factors,
+        panel_coupling=np.ascontiguousarray(coupling),
+        panel_middle=np.ascontiguousarray(middle),
+        panel_runs=np.ascontiguousarray(n_runs),
+        panel_outer=np.stack(outer, axis=1),
+        panel_scaled=np.cumsum([0, *n_terms]),
+        panel_partial=np.cumsum([0, *n_partial]),
+        run_features=run_features,
+        run_last=run_last,
+        run_lengths=run_lengths,
+        feature_strides=np.array(strides),
+        last_offsets=last_offsets,
+        last_powers=np.concatenate([last for last, _ in lasts]),
+        term_offsets=term_offsets,
+        term_powers=np.concatenate([of_terms[:, :3] for of_terms, _ in lists]),
         term_weights=np.concatenate([weights for _, weights in lists]),
-        coupling=features.coupling,
-        channels=np.ascontiguousarray(features.channels),
-        weights=descriptor.prefactor * features.weights,
-        generators=rotation_generators(descriptor.degree),
+        generators=rotation_generators(degree),
     )
 
 
-def _terms(tensor: Floats, groups: tuple[int, ...]) -> tuple[Integers, Floats]:
-    """Nonzero elements of a tensor symmetric within groups, each multiset of indices once."""
+class _Powers:
+    """Products of coefficients of one channel, numbered as they are asked for."""
+
+    def __init__(self, n_harmonics: int) -> None:
+        self._numbers: dict[tuple[int, ...], int] = {(lm,): lm for lm in range(n_harmonics)}
+        self._numbers[()] = n_harmonics
+        self._factors: list[tuple[int, int]] = []
+
+    def __getitem__(self, harmonics: tuple[int, ...]) -> int:
+        """Number of the product of these harmonics, ascending."""
+        if harmonics not in self._numbers:
+            self._factors.append((self[harmonics[:-1]], self[harmonics[-1:]]))
+            self._numbers[harmonics] = len(self._numbers)
+        return self._numbers[harmonics]
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @property
+    def factors(self) -> Integers:
+        """Factors of every product of several harmonics."""
+        return np.array(self._factors, dtype=np.int64).reshape(-1, 2)
+
+
+def _in_four(of_groups: Integers, missing: int) -> Integers:
+    """Put the groups of each row last, after two, one or no missing ones."""
+    n_missing = MAX_FACTORS - of_groups.shape[1]
+    return np.pad(of_groups, ((0, 0), (n_missing, 0)), constant_values=missing)
+
+
+def _panels(
+    of_groups: Integers, features: Integers, stride: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Cut products into panels and runs.
+
+    Parameters
+    ----------
+    of_groups : int64 array, shape (n_products, 4)
+        Channels of the outer groups, of the middle one and of the last one.
+    features : int64 array, shape (n_products,)
+        First feature of each product.
+    stride : int
+        Features of a product.
+
+    Returns
+    -------
+    panels : list of [outer channel, outer channel, first middle channel, number of runs]
+    runs : list of [first feature, first last channel, number of products]
+    """
+    if len(features) == 0:
+        return [], []
+    steps = np.diff(np.column_stack([of_groups, features]), axis=0)
+    starts = np.append(0, 1 + np.flatnonzero((steps != [0, 0, 0, 1, stride]).any(axis=1)))
+    lengths = np.diff(np.append(starts, len(of_groups)))
+    of_runs = of_groups[starts]
+    steps = np.diff(of_runs[:, :3], axis=0)
+    first_runs = np.append(0, 1 + np.flatnonzero((steps != [0, 0, 1]).any(axis=1)))
+    n_runs = np.diff(np.append(first_runs, len(starts)))
+    panels = np.column_stack([of_runs[first_runs, :3], n_runs])
+    runs = np.column_stack([features[starts], of_runs[:, 3], lengths])
+    return panels.tolist(), runs.tolist()
+
+
+def _terms(
+    tensor: Floats, degrees: tuple[int, ...], groups: tuple[int, ...], powers: _Powers
+) -> tuple[Integers, Floats]:
+    """Nonzero elements of a tensor symmetric within groups, each product of powers once.
+
+    Returns
+    -------
+    int64 array, shape (n_terms, 4)
+        Power of every group, ordered by the last.
+    float64 array, shape (n_terms,)
+        Weights.
+    """
     # Rounding leaves 1e-16 of a tensor of norm 1.
     indices = np.argwhere(np.abs(tensor) > 1e-14)
     values = tensor[tuple(indices.T)]
-    start = 0
-    for size in groups:
-        indices[:, start : start + size].sort(axis=1)
-        start += size
-    harmonics, place = np.unique(indices, axis=0, return_inverse=True)
-    weights = np.bincount(place.ravel(), values, minlength=len(harmonics))
-    return np.pad(harmonics, ((0, 0), (0, MAX_FACTORS - tensor.ndim))), weights
+    harmonics = indices + np.square(degrees)
+    bounds = np.cumsum([0, *groups])
+    of_groups = np.array(
+        [
+            [powers[tuple(sorted(term[a:b]))] for a, b in pairwise(bounds)]
+            for term in harmonics.tolist()
+        ],
+        dtype=np.int64,
+    ).reshape(-1, len(groups))
+    of_groups = _in_four(of_groups, powers[()])
+    # By the last group first.
+    found, place = np.unique(of_groups[:, ::-1], axis=0, return_inverse=True)
+    return found[:, ::-1], np.bincount(place.ravel(), values, minlength=len(found))

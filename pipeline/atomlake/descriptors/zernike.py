@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from atomlake.descriptors.base import Citation, Descriptor, Gradients, Rows
-from atomlake.descriptors.correlations import correlate, correlate_mean
-from atomlake.descriptors.couplings import rotation_generators
+from atomlake.descriptors.correlations import Block, assemble, correlate, correlate_mean
 from atomlake.descriptors.cutoffs import Cutoff
 from atomlake.descriptors.density import SpeciesWeights, elements_as_species, weight_matrix
 from atomlake.descriptors.radial import radial_table
-from atomlake.kernels.correlations import MAX_FACTORS, Couplings
+from atomlake.kernels.correlations import Couplings
 from atomlake.kernels.expansion import Expansion
 from atomlake.kernels.harmonics import recursion_coefficients
 from atomlake.kernels.lanes import n_padded
@@ -224,22 +223,13 @@ def _couplings(zernike: Zernike) -> Couplings:
     n, l = np.array(_degrees(zernike.n_max)).T
     n_radial = zernike.n_max // 2 + 1
     n_densities = len(zernike._density_labels)
-    degrees = np.arange(zernike.n_max + 1)
-    orders = np.concatenate([np.arange(2 * l + 1) for l in degrees])
-    channel = np.arange(n_densities)[:, None] * n_radial + (n - l) // 2
-    channels = np.full((n_densities * len(n), MAX_FACTORS), n_densities * n_radial)
-    channels[:, :2] = channel.reshape(-1, 1)
-    nothing = ((0, 0), (0, MAX_FACTORS - 2))
-    return Couplings(
-        n_features=zernike.n_features,
-        n_components=1,
-        n_factors=np.full(len(degrees), 2),
-        degrees=np.pad(np.repeat(degrees[:, None], 2, axis=1), nothing),
-        term_offsets=np.cumsum([0, *(2 * degrees + 1)]),
-        term_harmonics=np.pad(np.repeat(orders[:, None], 2, axis=1), nothing),
-        term_weights=np.ones(len(orders)),
-        coupling=np.tile(l, n_densities),
-        channels=channels,
-        weights=np.ones(zernike.n_features),
-        generators=rotation_generators(0),
-    )
+    blocks = []
+    for degree in range(zernike.n_max + 1):
+        found = np.flatnonzero(l == degree)
+        density, place = np.divmod(np.arange(n_densities * len(found)), len(found))
+        channels = density * n_radial + (n[found[place]] - degree) // 2
+        features = density * len(n) + found[place]
+        squares = np.eye(2 * degree + 1)[None]
+        two = np.stack([channels, channels], axis=1)
+        blocks.append(Block((degree, degree), (2,), two, features, [squares]))
+    return assemble(blocks, n_densities * n_radial, zernike.n_max, 0)
