@@ -10,34 +10,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import wraps
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from atomlake.errors import AtomlakeError, ClusterError, LakeError, RecipeError, SourceError
-
-#: Exit code of each kind of error; 1 is an unexpected one, 2 also a wrong command line.
-EXIT_CODES: dict[type[AtomlakeError], int] = {
-    RecipeError: 2,
-    SourceError: 3,
-    LakeError: 4,
-    ClusterError: 8,
-}
-EXIT_REFUSED = 5
-EXIT_INCOMPLETE = 6
-EXIT_DAMAGED = 7
-EXIT_INTERRUPTED = 130
+from atomlake.errors import AtomlakeError, ExitCode, RecipeError
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-
-
-def _fail(error: AtomlakeError) -> NoReturn:
-    click.echo(f"error: {error}", err=True)
-    from atomlake.engine.run import RefusedError
-
-    if isinstance(error, RefusedError):
-        sys.exit(EXIT_REFUSED)
-    sys.exit(next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1))
 
 
 def _reports_errors(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,10 +26,11 @@ def _reports_errors(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return command(*args, **kwargs)
         except AtomlakeError as error:
-            _fail(error)
+            click.echo(f"error: {error}", err=True)
+            sys.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted; what was finished is in the lake", err=True)
-            sys.exit(EXIT_INTERRUPTED)
+            sys.exit(ExitCode.INTERRUPTED)
 
     return wrapped
 
@@ -58,7 +39,8 @@ def _reports_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 unexpected error, 2 bad recipe or command line, 3 a source "
     "cannot be read, 4 the lake cannot be used, 5 the plan is refused, 6 some structures stay "
-    "undone, 7 damage found, 8 the cluster cannot be used, 130 interrupted.",
+    "undone, 7 damage found, 8 the cluster cannot be used, 9 another run is at work in the lake, "
+    "10 a check of the lake failed, 130 interrupted.",
 )
 @click.version_option(package_name="atomlake")
 def main() -> None:
@@ -133,7 +115,7 @@ def run(
         for failure in totals.failures:
             click.echo(f"failed     {failure}", err=True)
     if not outcome.is_complete:
-        sys.exit(EXIT_INCOMPLETE)
+        sys.exit(ExitCode.INCOMPLETE)
 
 
 def _log(level: int) -> None:
@@ -220,7 +202,49 @@ def plan(recipe: str, workers: int | None, lake: str | None, as_json: bool) -> N
         for refusal in planned.refusals:
             click.echo(f"refused     {refusal}", err=True)
     if planned.refusals:
-        sys.exit(EXIT_REFUSED)
+        sys.exit(ExitCode.REFUSED)
+
+
+@main.command()
+@click.argument("recipe", type=click.Path())
+@_as_json
+@_reports_errors
+def check(recipe: str, as_json: bool) -> None:
+    """Compare the lake of RECIPE with its sources: counts, files, a sample, drift."""
+    from atomlake.engine import checks
+
+    findings = checks.check(_load(recipe, None, None))
+    if as_json:
+        _print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            click.echo(str(finding), err=True)
+        click.echo(f"{len(findings)} findings")
+    if findings:
+        sys.exit(ExitCode.CHECKS)
+
+
+@main.command()
+@click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_reports_errors
+def schedule(recipes: tuple[Path, ...]) -> None:
+    """Run RECIPES at the times of their schedule, until stopped."""
+    from atomlake.engine.schedule import keep
+
+    _log(logging.INFO)
+    keep(recipes)
+
+
+@main.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--every", default=60.0, show_default=True, help="Seconds between looks.")
+@_reports_errors
+def watch(recipe: Path, every: float) -> None:
+    """Run RECIPE whenever its sources change, until stopped."""
+    from atomlake.engine.schedule import watch as keep_watching
+
+    _log(logging.INFO)
+    keep_watching(recipe, every)
 
 
 @main.group()
@@ -262,7 +286,7 @@ def check_cluster(recipe: str, patience: float, as_json: bool) -> None:
         if not report.problems:
             click.echo("the cluster would work")
     if report.problems:
-        sys.exit(EXIT_CODES[ClusterError])
+        sys.exit(ExitCode.CLUSTER)
 
 
 @cluster.command("script")
@@ -371,7 +395,7 @@ def verify(lake: str, as_json: bool) -> None:
             f"{_size(report.orphan_nbytes)}"
         )
     if report.problems:
-        sys.exit(EXIT_DAMAGED)
+        sys.exit(ExitCode.DAMAGED)
 
 
 # ----- What there is

@@ -7,19 +7,43 @@ aside as a whole, a bad lake stops everything.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from enum import IntEnum
+from typing import ClassVar, NamedTuple
+
+
+class ExitCode(IntEnum):
+    """What the command line ends with; schedulers and scripts decide by it."""
+
+    DONE = 0
+    UNEXPECTED = 1
+    RECIPE = 2
+    SOURCE = 3
+    LAKE = 4
+    REFUSED = 5
+    INCOMPLETE = 6
+    DAMAGED = 7
+    CLUSTER = 8
+    BUSY = 9
+    CHECKS = 10
+    INTERRUPTED = 130
 
 
 class AtomlakeError(Exception):
     """Base of every error raised on purpose by atomlake."""
 
+    exit_code: ClassVar[ExitCode] = ExitCode.UNEXPECTED
+
 
 class RecipeError(AtomlakeError):
     """The recipe cannot be run as written; nothing was started."""
 
+    exit_code = ExitCode.RECIPE
+
 
 class SourceError(AtomlakeError):
     """A source or one of its files cannot be read at all."""
+
+    exit_code = ExitCode.SOURCE
 
 
 class StructureError(AtomlakeError):
@@ -29,9 +53,19 @@ class StructureError(AtomlakeError):
 class LakeError(AtomlakeError):
     """The lake cannot be read or written, or its content contradicts its catalogue."""
 
+    exit_code = ExitCode.LAKE
+
+
+class BusyError(LakeError):
+    """Another run is at work in the lake."""
+
+    exit_code = ExitCode.BUSY
+
 
 class ClusterError(AtomlakeError):
     """The cluster of a recipe cannot be started or reached; the lake is as it was."""
+
+    exit_code = ExitCode.CLUSTER
 
 
 class SetAside(NamedTuple):

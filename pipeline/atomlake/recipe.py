@@ -7,14 +7,16 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import (
+    AnyHttpUrl,
     BaseModel,
     ByteSize,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -28,6 +30,9 @@ from atomlake.clusters.local import Local
 from atomlake.descriptors.base import Descriptor, Gradients
 from atomlake.errors import RecipeError
 from atomlake.sources.base import Guard, Source
+
+if TYPE_CHECKING:
+    from apscheduler.triggers.cron import CronTrigger
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
@@ -143,6 +148,62 @@ class PartSize(BaseModel):
     structures: PositiveInt = Field(default=20_000, description="Structures of one part.")
 
 
+class Notification(BaseModel):
+    """Who is told that a scheduled run failed; the report is JSON."""
+
+    model_config = _STRICT
+
+    command: str | None = Field(
+        default=None, description="Shell command that gets the report on its standard input."
+    )
+    webhook: AnyHttpUrl | None = Field(default=None, description="URL that the report is sent to.")
+
+
+class Schedule(BaseModel):
+    """When ``atomlake schedule`` runs a recipe, and what it does about failures."""
+
+    model_config = _STRICT
+
+    cron: str = Field(description='Five fields: "0 2 * * *" is every night at two.')
+    timezone: str | None = Field(default=None, description="Such as Europe/Berlin; this machine's.")
+    retries: NonNegativeInt = Field(default=3, description="How often a failed run is repeated.")
+    back_off: PositiveFloat = Field(
+        default=60.0, description="Seconds before the first repetition; doubled each time."
+    )
+    notify: Notification = Notification()
+
+    @model_validator(mode="after")
+    def _understood(self) -> Schedule:
+        self.trigger()
+        return self
+
+    def trigger(self) -> CronTrigger:
+        """Return when it fires."""
+        from apscheduler.triggers.cron import CronTrigger
+
+        try:
+            return CronTrigger.from_crontab(self.cron, timezone=self.timezone)
+        except (ValueError, LookupError) as problem:
+            raise ValueError(
+                f"{self.cron!r} (timezone {self.timezone}) is no schedule: {problem}"
+            ) from problem
+
+
+class Checks(BaseModel):
+    """What ``atomlake check`` looks at, after every scheduled run and when asked."""
+
+    model_config = _STRICT
+
+    sample: NonNegativeInt = Field(
+        default=10, description="Structures that are computed again and compared."
+    )
+    largest_drift: PositiveFloat | None = Field(
+        default=5.0,
+        description="How many standard deviations the mean of a feature may move between what is "
+        "new and what was there; null to not look.",
+    )
+
+
 class Recipe(BaseModel):
     """Everything a run needs to know. Unknown keys are refused."""
 
@@ -156,6 +217,13 @@ class Recipe(BaseModel):
     cluster: Cluster = Field(default=Local(), description="Where the work runs.")
     limits: Limits = Limits()
     parts: PartSize = PartSize()
+    schedule: Schedule | None = Field(default=None, description="When it runs by itself.")
+    checks: Checks = Checks()
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _cron_alone(cls, value: Any) -> Any:
+        return {"cron": value} if isinstance(value, str) else value
 
     @field_validator("cluster", mode="before")
     @classmethod
@@ -189,8 +257,8 @@ class Recipe(BaseModel):
 
     @property
     def recipe_hash(self) -> str:
-        """Hash of what decides the content of the lake: all but where it runs."""
-        content = self.model_dump(mode="json", exclude={"cluster"})
+        """Hash of what decides the content of the lake: all but where and when it runs."""
+        content = self.model_dump(mode="json", exclude={"cluster", "schedule", "checks"})
         return hashlib.blake2b(
             json.dumps(content, sort_keys=True).encode(), digest_size=8
         ).hexdigest()

@@ -38,7 +38,7 @@ from atomlake.engine.plan import Plan, make_plan
 from atomlake.engine.tasks import UnitRecord
 from atomlake.engine.units import Unit
 from atomlake.engine.versions import versions
-from atomlake.errors import AtomlakeError, LakeError
+from atomlake.errors import AtomlakeError, BusyError, ExitCode, LakeError
 from atomlake.lake import Lake, layout, parts
 from atomlake.recipe import Recipe
 
@@ -51,6 +51,8 @@ LOCK = "run.lock"
 
 class RefusedError(AtomlakeError):
     """The plan does not fit the limits, the disk or the memory; nothing was started."""
+
+    exit_code = ExitCode.REFUSED
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ def run(
     lake = Lake.create(recipe.lake)
     with _alone(lake.path):
         run_id = _new_run_id()
+        _mark_killed(lake)
         prepare = cache(recipe.cluster.prepare) if executor == "cluster" else lambda: None
         plan = make_plan(recipe, lake, layout.scratch_path(lake.path), prepare)
         for note in plan.notes:
@@ -361,6 +364,14 @@ def _recorded(lake: Lake, recipe: Recipe, run_id: str, totals: Totals) -> Iterat
         lake.catalogue.publish_run(row | end)
 
 
+def _mark_killed(lake: Lake) -> None:
+    """Say of runs that never wrote their end that they were killed; only one runs at a time."""
+    for row in lake.runs().iter_rows(named=True):
+        if row["status"] == "running":
+            end = {"status": "killed", "reason": "its process ended without a word"}
+            lake.catalogue.publish_run(row | end)
+
+
 def _new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
 
@@ -374,7 +385,7 @@ def _alone(lake: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.seek(0)
-            raise LakeError(
+            raise BusyError(
                 f"another run is at work in {lake} ({lock.read().strip() or 'unknown'}); "
                 "wait for it to end, or stop it: this run would do the same work again"
             ) from None
