@@ -14,6 +14,7 @@ from atomlake.engine.run import preview
 from atomlake.lake import Lake, parts
 from atomlake.lake.verify import verify
 from atomlake.recipe import Recipe
+from atomlake.structures import CHEMICAL_SYMBOLS
 
 #: Relative difference, of the largest number of a structure, by which a recomputed feature may
 #: differ: another processor rounds fused operations differently.
@@ -83,7 +84,7 @@ def _recomputed(
     for row in wanted.sample(min(n_sample, len(wanted)), shuffle=True).iter_rows(named=True):
         structure = parts.read_structures(lake.path, row["part_id"], [row["row"]])
         expected = descriptor.compute(structure)["features"].values
-        found = _features_of(lake, descriptor, [row["structure_id"]])
+        found, _ = _rows_of(lake, descriptor, [row["structure_id"]])
         allowed = TOLERANCE[descriptor.dtype] * max(np.abs(expected).max(initial=0.0), 1e-30)
         difference = (
             np.abs(found - expected).max(initial=0.0) if found.shape == expected.shape else np.inf
@@ -104,46 +105,54 @@ def _recomputed(
 def _drifted(
     lake: Lake, descriptor: Descriptor, live: pl.DataFrame, largest: float
 ) -> Iterator[Finding]:
-    """Compare the means of features of the newest run's structures with those before them."""
+    """Compare the means of features of the newest run's structures with those before them.
+
+    Atoms are compared with atoms of their own species, because species differ more than
+    anything that could be found.
+    """
     runs = live["run_id"].unique().sort().to_list()
     if len(runs) < 2:
         return
     is_new = pl.col("run_id") == runs[-1]
-    new = _sampled(lake, descriptor, live.filter(is_new), N_NEW)
-    before = _sampled(lake, descriptor, live.filter(~is_new), N_BEFORE)
-    if not len(new) or not len(before):
-        return
-    spread = before.std(axis=0)
-    scale = spread + 1e-3 * spread.max(initial=0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        moved = np.nan_to_num(np.abs(new.mean(axis=0) - before.mean(axis=0)) / scale)
-    worst = int(moved.argmax())
-    if moved[worst] > largest:
+    new, new_species = _sampled(lake, descriptor, live.filter(is_new), N_NEW)
+    before, species = _sampled(lake, descriptor, live.filter(~is_new), N_BEFORE)
+    worst = (0.0, 0, 0)
+    for kind in np.intersect1d(species, new_species):
+        theirs = before[species == kind]
+        spread = theirs.std(axis=0)
+        scale = np.maximum(spread, 1e-3 * max(spread.max(initial=0.0), 1e-30))
+        moved = np.abs(new[new_species == kind].mean(axis=0) - theirs.mean(axis=0)) / scale
+        worst = max(worst, (float(moved.max(initial=0.0)), int(moved.argmax()), int(kind)))
+    if worst[0] > largest:
+        of_species = f" of {CHEMICAL_SYMBOLS[worst[2]]} atoms" if worst[2] else ""
         yield Finding(
             "drift",
-            f"{descriptor.descriptor_id}: the mean of feature {worst} over the structures of run "
-            f"{runs[-1]} lies {moved[worst]:.1f} standard deviations from what was there "
-            f"({largest:g} are allowed); are units, species and cells of the new structures what "
+            f"{descriptor.descriptor_id}: the mean of feature {worst[1]}{of_species} over the "
+            f"structures of run {runs[-1]} lies {worst[0]:.1f} standard deviations from what was "
+            f"there ({largest:g} are allowed); are units and cells of the new structures what "
             "they were? If they are meant to differ, raise checks.largest_drift",
         )
 
 
 def _sampled(
     lake: Lake, descriptor: Descriptor, live: pl.DataFrame, n_structures: int
-) -> NDArray[np.float64]:
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return features of some structures, and the species of every row (0 where it has none)."""
     chosen = live.sample(min(n_structures, len(live)), seed=0)["structure_id"].to_list()
-    return _features_of(lake, descriptor, chosen).astype(np.float64)
+    features, species = _rows_of(lake, descriptor, chosen)
+    return features.astype(np.float64), species
 
 
-def _features_of(
+def _rows_of(
     lake: Lake, descriptor: Descriptor, structure_ids: list[str]
-) -> NDArray[np.floating]:
-    """Rows of features of some structures, in the order of the lake."""
+) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+    """Return features of some structures in the order of the lake, and the species of the rows."""
     view = lake.features(descriptor.descriptor_id)
-    chosen = np.flatnonzero(np.isin(view["structure_id"].values, structure_ids))
-    if "structure" in view["features"].dims:
-        return np.asarray(view["features"][chosen].values)
-    offsets = view["structure_offsets"].values
-    ranges = [np.arange(offsets[s], offsets[s + 1]) for s in chosen]
-    rows = np.concatenate([np.zeros(0, np.int64), *ranges])
-    return np.asarray(view["features"][rows].values)
+    rows = np.flatnonzero(np.isin(view["structure_id"].values, structure_ids))
+    species = np.zeros(len(rows), np.int64)
+    if "atom" in view["features"].dims:
+        offsets = view["structure_offsets"].values
+        ranges = [np.arange(offsets[s], offsets[s + 1]) for s in rows]
+        rows = np.concatenate([np.zeros(0, np.int64), *ranges])
+        species = view["numbers"].values[rows].astype(np.int64)
+    return view["features"][rows].values, species
