@@ -244,7 +244,7 @@ def test_refused_formats_say_why(tmp_path, name):
 def test_collections(look_at):
     for name, collection in {"g2": g2, "s22": s22}.items():
         found = look_at(f"ase:{name}")
-        assert found.index.keys == list(collection.names)
+        assert found.index.keys.to_list() == list(collection.names)
         assert len(found.structures) == len(collection)
         for s, atoms in enumerate(collection):
             assert np.array_equal(found.structures.take([s]).positions, atoms.positions)

@@ -42,7 +42,7 @@ def test_plain_xyz(look_at, write):
     assert found.structures.positions.tolist() == [[0, 0, 0.1], [0, 0.7, -0.4], [0, -0.7, -0.4]]
     assert not found.structures.cells.any()
     assert not found.structures.pbc.any()
-    assert found.index.keys == ["0"]
+    assert found.index.keys.to_list() == ["0"]
     assert found.index.n_atoms.tolist() == [3]
     assert np.isnan(found.index.volumes[0])
 

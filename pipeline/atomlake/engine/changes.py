@@ -1,14 +1,23 @@
-"""What changed between the records of a source and the structures of the lake."""
+"""What changed between the records of a source and the structures of the lake.
+
+Ten million records are compared in numbers of fixed width: a hash is one of 16 bytes, a location
+one of a handful of names, and a structure of the lake the ``sequence`` of its row. Whatever is
+matched has equal content, so that the comparison falls into independent ranges of hashes, which
+bounds its memory.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import polars as pl
 
 #: What a record of a source is known by.
 RECORD = ["location", "key", "record_hash"]
+#: Records that are matched at once, to bound memory.
+MATCHED_RECORDS = 500_000
 
 
 @dataclass(frozen=True)
@@ -18,25 +27,47 @@ class Changes:
     Attributes
     ----------
     new : DataFrame
-        Records to ingest: ``location``, ``key``, ``record_hash``, ``position`` (row in the
-        index of its location), ``structure_id`` and ``replaces`` (the structure_id of the
-        predecessor under the same key, or null).
+        Records to ingest, sorted: ``location``, ``position`` (row in the index of its location),
+        ``record_hash``, ``nth`` (count that tells equal records of a location apart) and
+        ``replaces`` (the sequence of the predecessor under the same key, or null).
     moved : DataFrame
         Structures whose content is the same under another key or location:
-        ``structure_id`` with the new ``location`` and ``key``.
-    retired : list of str
-        structure_ids whose record is gone and which nothing replaces.
+        ``sequence`` with the new ``location`` and ``key``.
+    retired : Series of int
+        Sequences of the structures whose record is gone and which nothing replaces.
     n_unchanged : int
         Structures that stay as they are.
     """
 
     new: pl.DataFrame
     moved: pl.DataFrame
-    retired: list[str]
+    retired: pl.Series
     n_unchanged: int
 
+    @property
+    def leaving(self) -> pl.Series:
+        """Sequences of the structures that are retired or replaced."""
+        return pl.concat([self.retired, self.new["replaces"].drop_nulls().alias("sequence")])
 
-def compare(source: str, records: pl.DataFrame, known: pl.DataFrame) -> Changes:
+    def replacements(self, source: str) -> pl.DataFrame:
+        """``structure_id`` of each new record that replaces one, and the ``sequence`` of that."""
+        rows = self.new.filter(pl.col("replaces").is_not_null())
+        ids = [
+            structure_id(source, location, record_hash, nth)
+            for location, record_hash, nth in zip(
+                rows["location"].cast(pl.String),
+                hexadecimal(rows["record_hash"]),
+                rows["nth"],
+                strict=True,
+            )
+        ]
+        return pl.DataFrame(
+            {"structure_id": ids, "sequence": rows["replaces"]},
+            schema={"structure_id": pl.String, "sequence": pl.Int64},
+        )
+
+
+def compare(records: pl.DataFrame, known: pl.DataFrame) -> Changes:
     """Match the records of a source with the structures that the lake has of it.
 
     A record keeps its structure where location, key and content agree; else where its
@@ -46,55 +77,115 @@ def compare(source: str, records: pl.DataFrame, known: pl.DataFrame) -> Changes:
 
     Parameters
     ----------
-    source : str
-        Name of the source.
     records : DataFrame
         ``location``, ``key``, ``record_hash``, ``position`` of every record of the locations
         that were indexed.
     known : DataFrame
-        ``structure_id``, ``location``, ``key``, ``record_hash`` of every live structure of
-        these locations and of those that are gone.
+        ``sequence``, ``location``, ``key``, ``record_hash`` of every live structure of
+        these locations and of those that are gone; hashes are integers.
     """
-    same = records.join(known, on=RECORD, how="inner")
-    records = records.join(same, on=RECORD, how="anti")
-    known = known.join(same, on="structure_id", how="anti")
-    moved = []
-    for content in (["location", "record_hash"], ["record_hash"]):
-        match = _numbered(records, content).join(
-            _numbered(known, content).select("structure_id", *content, "nth"),
-            on=[*content, "nth"],
-            how="inner",
-        )
-        moved.append(match.select("structure_id", "location", "key"))
-        records = records.join(match, on=RECORD, how="anti")
-        known = known.join(match, on="structure_id", how="anti")
-    replaced = known.select("location", "key", replaces="structure_id")
-    new = records.join(replaced, on=["location", "key"], how="left").sort("location", "position")
-    taken = set(same["structure_id"]) | {i for m in moved for i in m["structure_id"]}
-    retired = known.join(new, left_on="structure_id", right_on="replaces", how="anti")
+    matches = list(_in_ranges(records, known))
+    moved, new, left = (pl.concat(frames) for frames in zip(*matches, strict=True))
+    n_unchanged = len(known) - len(left) - len(moved)
+    if left.is_empty():
+        new = new.with_columns(replaces=pl.lit(None, pl.Int64))
+    else:
+        place = ["location", "key"]
+        new = new.join(left.select(*place, replaces="sequence"), on=place, how="left")
+    retired = left.join(new, left_on="sequence", right_on="replaces", how="anti")
     return Changes(
-        new=new.with_columns(structure_id=_structure_ids(source, new, taken)),
-        moved=pl.concat(moved),
-        retired=retired["structure_id"].to_list(),
-        n_unchanged=len(same),
+        new=new.select("location", "position", "record_hash", "nth", "replaces").sort(
+            "location", "position"
+        ),
+        moved=moved,
+        retired=retired["sequence"],
+        n_unchanged=n_unchanged,
     )
 
 
+def _in_ranges(
+    records: pl.DataFrame, known: pl.DataFrame
+) -> Iterator[tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]]:
+    """Yield what moved, what is new and what is left of the lake, for one range of hashes."""
+    n_ranges = 1 + max(len(records), len(known)) // MATCHED_RECORDS
+    for i in range(n_ranges):
+        is_in_range = pl.col("record_hash") % n_ranges == i
+        yield _match(records.filter(is_in_range), known.filter(is_in_range))
+
+
+def _match(
+    records: pl.DataFrame, known: pl.DataFrame
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    if len(known):
+        same = records.join(known, on=RECORD, how="inner").select("location", "key", "sequence")
+        records = records.join(same, on=["location", "key"], how="anti")
+        known = known.join(same, on="sequence", how="anti")
+    moved = [known.select("sequence", "location", "key").clear()]
+    for content in (["location", "record_hash"], ["record_hash"]):
+        if len(known) and len(records):
+            match = _numbered(records, content).join(
+                _numbered(known, content).select("sequence", *content, "nth"),
+                on=[*content, "nth"],
+                how="inner",
+            )
+            moved.append(match.select("sequence", "location", "key"))
+            records = records.join(match, on=["location", "key"], how="anti")
+            known = known.join(match, on="sequence", how="anti")
+    return pl.concat(moved), _numbered(records, ["location", "record_hash"]), known
+
+
 def _numbered(rows: pl.DataFrame, content: list[str]) -> pl.DataFrame:
-    return rows.with_columns(nth=pl.int_range(pl.len()).over(content))
+    """Count equal rows, from 0."""
+    if rows.select(content).n_unique() == len(rows):
+        return rows.with_columns(nth=pl.lit(0, pl.UInt32))
+    return rows.with_columns(nth=pl.int_range(pl.len(), dtype=pl.UInt32).over(content))
 
 
-def _structure_ids(source: str, new: pl.DataFrame, taken: set[str]) -> pl.Series:
+# ----- Identities
+
+
+def structure_id(source: str, location: str, record_hash: str, nth: int) -> str:
     """Hash of source, location and content, and of a count where that is not unique."""
-    ids = []
-    for location, record_hash in new.select("location", "record_hash").iter_rows():
-        nth = 0
-        while True:
-            text = f"{source}\0{location}\0{record_hash}\0{nth}"
-            candidate = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-            if candidate not in taken:
-                break
+    text = f"{source}\0{location}\0{record_hash}\0{nth}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def hexadecimal(hashes: pl.Series) -> list[str]:
+    """Write hashes as the catalogue does."""
+    return [f"{value:032x}" for value in hashes]
+
+
+def told_apart(source: str, new: pl.DataFrame, twins: pl.DataFrame) -> pl.DataFrame:
+    """Count on where a live structure has the identity that a new record would get.
+
+    Parameters
+    ----------
+    source : str
+        Name of the source.
+    new : DataFrame
+        As in :class:`Changes`.
+    twins : DataFrame
+        ``structure_id`` and ``record_hash`` of the live structures of the source whose content
+        is that of a new record.
+    """
+    if twins.is_empty():
+        return new
+    taken = set(twins["structure_id"])
+    rows = new.with_row_index("row").join(twins, on="record_hash", how="semi")
+    given: list[int] = []
+    counts: dict[tuple[str, str], int] = {}
+    for location, text in zip(
+        rows["location"].cast(pl.String), hexadecimal(rows["record_hash"]), strict=True
+    ):
+        nth = counts.get((location, text), -1) + 1
+        while structure_id(source, location, text, nth) in taken:
             nth += 1
-        taken.add(candidate)
-        ids.append(candidate)
-    return pl.Series("structure_id", ids, dtype=pl.String)
+        counts[location, text] = nth
+        given.append(nth)
+    told = rows.select("row", told=pl.Series(given, dtype=pl.UInt32))
+    return (
+        new.with_row_index("row")
+        .join(told, on="row", how="left", maintain_order="left")
+        .with_columns(nth=pl.coalesce("told", "nth"))
+        .select(new.columns)
+    )

@@ -1,43 +1,83 @@
-"""The catalogue, asked the planner's questions."""
+"""The catalogue, asked the planner's questions.
+
+Of the structures only columns are read, and only sums over them kept, until a question is about
+particular locations or parts: what a plan needs in memory grows with what changed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import polars as pl
 
 from atomlake.descriptors.base import Gradients
 from atomlake.engine.units import Speed, Task
 from atomlake.lake import Lake
-from atomlake.lake.catalogue import TABLES
+from atomlake.lake.catalogue import TABLES, reporting
 from atomlake.sources.base import Fingerprint
 from atomlake.structures import CHECKS_VERSION
+
+#: A hash as the catalogue writes it, as a number.
+_HASH = pl.col("record_hash").str.to_integer(base=16, dtype=pl.UInt128)
 
 
 class Known:
     """What a lake already holds; nothing at all where there is no lake yet."""
 
     def __init__(self, lake: Lake | None) -> None:
-        def table(name: str) -> pl.DataFrame:
-            if lake is None:
-                return pl.DataFrame(schema=TABLES[name])
-            rows: pl.LazyFrame = getattr(lake.catalogue, name)()
-            return rows.collect()
-
-        self.live = table("structures")
-        self.features = table("features")
+        self._lake = lake
         self._states = {
-            (row["source"], row["location"]): row for row in table("sources").iter_rows(named=True)
+            (row["source"], row["location"]): row
+            for row in self._collect(self._table("sources")).iter_rows(named=True)
         }
-        # set aside for a reason that may no longer hold
-        self._unsettled = set(
-            self.live.filter(
-                pl.col("status") == "set_aside",
-                (pl.col("check_hash") != CHECKS_VERSION) | (pl.col("code") == "unreadable"),
+        codes = pl.col("set_aside").list.eval(pl.element().struct.field("code"))
+        self._features = self._collect(
+            self._table("features").select(
+                "descriptor_id",
+                "part_id",
+                "gradients",
+                "strain",
+                "n_rows",
+                "seconds",
+                "max_neighbours",
+                has_too_many=codes.list.contains("too_many_neighbours"),
+                n_covered=pl.col("rows").list.len() + pl.col("set_aside").list.len(),
             )
-            .select("source", "location")
-            .iter_rows()
         )
+        # set aside for a reason that may no longer hold
+        unsettled = (pl.col("status") == "set_aside") & (
+            (pl.col("check_hash") != CHECKS_VERSION) | (pl.col("code") == "unreadable")
+        )
+        places = self._collect(
+            self._table("structures")
+            .group_by("source", "location")
+            .agg(n=pl.len(), n_unsettled=unsettled.sum())
+        )
+        self._unsettled = set(
+            places.filter(pl.col("n_unsettled") > 0).select("source", "location").iter_rows()
+        )
+        self._locations: dict[str, set[str]] = {}
+        for source, location in places.select("source", "location").iter_rows():
+            self._locations.setdefault(source, set()).add(location)
+        self._counts: dict[str, int] = dict(
+            places.group_by("source").agg(pl.col("n").sum()).iter_rows()
+        )
+
+    def _table(self, name: str) -> pl.LazyFrame:
+        if self._lake is None:
+            return pl.LazyFrame(schema=TABLES[name])
+        table: pl.LazyFrame = getattr(self._lake.catalogue, name)()
+        return table
+
+    def _structures(self, source: str) -> pl.LazyFrame:
+        return self._table("structures").filter(pl.col("source") == source)
+
+    def _collect(self, table: pl.LazyFrame) -> pl.DataFrame:
+        """Evaluate a query piece by piece, so that only its result is ever whole in memory."""
+        with reporting(self._lake.path if self._lake else "no lake"):
+            return table.collect(engine="streaming")
+
+    # ----- Locations
 
     def fingerprint(self, source: str, location: str, options: str) -> Fingerprint | None:
         """State of a location that the structures table reflects, if it reflects any."""
@@ -53,60 +93,93 @@ class Known:
 
     def locations(self, source: str) -> set[str]:
         """Locations of a source that have live structures, set-aside ones included."""
-        return set(self.live.filter(pl.col("source") == source)["location"].unique())
-
-    def structures(self, source: str, readable: set[str], unreadable: set[str]) -> pl.DataFrame:
-        """Live rows of some locations; of unreadable ones only the record that says so."""
-        columns = ["structure_id", "location", "key", "record_hash", "sequence"]
-        location = pl.col("location")
-        return self.live.filter(
-            pl.col("source") == source,
-            location.is_in(sorted(readable))
-            | (location.is_in(sorted(unreadable)) & (pl.col("code") == "unreadable")),
-        ).select(columns)
+        return self._locations.get(source, set())
 
     def n_structures(self, source: str) -> int:
         """Live structures of a source, those set aside included."""
-        return len(self.live.filter(pl.col("source") == source))
+        return self._counts.get(source, 0)
 
     def is_settled(self, source: str, location: str) -> bool:
         """Whether nothing there was set aside for a reason that may no longer hold."""
         return (source, location) not in self._unsettled
 
-    def parts(self, source: str, leaving: set[str]) -> Iterator[tuple[str, list[int], list[int]]]:
-        """Parts of a source: id, rows that are live, atoms of each of these."""
-        table = (
-            self.live.filter(pl.col("source") == source, pl.col("status") == "ok")
-            .filter(~pl.col("structure_id").is_in(list(leaving)))
-            .group_by("part_id")
-            .agg(pl.col("row").sort(), pl.col("n_atoms").sort_by("row"))
-            .sort("part_id")
-        )
-        yield from table.iter_rows()
+    # ----- Structures
 
-    def computed(self, task: Task, max_neighbours: int) -> dict[str, list[int] | None]:
-        """Parts that hold a descriptor with these gradients: rows covered, None for all."""
-        rows = self.features.filter(
+    def structures(
+        self, source: str, readable: Iterable[str], unreadable: Iterable[str], names: pl.Enum
+    ) -> pl.DataFrame:
+        """Live rows of some locations, as :func:`atomlake.engine.changes.compare` takes them.
+
+        Of unreadable locations only the record that says so. ``names`` holds all of them.
+        """
+        wanted = {**dict.fromkeys(unreadable, False), **dict.fromkeys(readable, True)}
+        if not wanted.keys() & self.locations(source):
+            schema = {"sequence": pl.Int64(), "location": names, "key": pl.String()}
+            return pl.DataFrame(schema={**schema, "record_hash": pl.UInt128()})
+        locations = pl.LazyFrame(
+            {"location": list(wanted), "is_readable": list(wanted.values())},
+            schema={"location": pl.String, "is_readable": pl.Boolean},
+        )
+        return self._collect(
+            self._structures(source)
+            .join(locations, on="location")
+            .filter(pl.col("is_readable") | (pl.col("code") == "unreadable"))
+            .select("sequence", pl.col("location").cast(names), "key", _HASH)
+        )
+
+    def twins(self, source: str, hashes: pl.Series) -> pl.DataFrame:
+        """Live structures of a source with one of these contents."""
+        if not len(hashes) or not self.n_structures(source):
+            return pl.DataFrame(schema={"structure_id": pl.String, "record_hash": pl.UInt128})
+        rows = self._structures(source).select("structure_id", _HASH)
+        return self._collect(rows.join(hashes.to_frame().lazy(), on="record_hash", how="semi"))
+
+    # ----- Parts
+
+    def parts(self, source: str) -> pl.DataFrame:
+        """Parts with live structures of a source: ``part_id`` and ``n_live``, sorted."""
+        table = self._structures(source).filter(pl.col("status") == "ok")
+        return self._collect(table.group_by("part_id").agg(n_live=pl.len())).sort("part_id")
+
+    def content(self, parts: pl.Series, leaving: pl.Series) -> pl.DataFrame:
+        """Live rows of some parts, less those that are ``leaving`` (sequences), sorted by part.
+
+        Columns ``part_id``, ``rows`` and ``n_atoms``, both lists, and ``n_structures``, which
+        counts all rows of the part.
+        """
+        return self._collect(
+            self._table("structures")
+            .filter(pl.col("status") == "ok")
+            .select("sequence", "part_id", "row", "n_atoms")
+            .join(parts.to_frame().lazy(), on="part_id", how="semi")
+            .join(leaving.to_frame("sequence").lazy(), on="sequence", how="anti")
+            .group_by("part_id")
+            .agg(
+                rows=pl.col("row").cast(pl.Int32).sort(),
+                n_atoms=pl.col("n_atoms").cast(pl.Int32).sort_by("row"),
+            )
+            .join(self._table("parts").select("part_id", "n_structures"), on="part_id")
+        ).sort("part_id")
+
+    def computed(self, task: Task, max_neighbours: int) -> pl.DataFrame:
+        """Parts that hold a descriptor with these gradients.
+
+        Columns ``part_id`` and ``n_covered``: how many rows of the part were computed or set
+        aside; null for all.
+        """
+        is_stricter = (pl.col("max_neighbours") < max_neighbours) & pl.col("has_too_many")
+        return self._features.filter(
             pl.col("descriptor_id") == task.descriptor.descriptor_id,
             (pl.col("gradients") == task.gradients.positions)
             | pl.lit(task.gradients.positions == "none"),
             pl.col("strain") | pl.lit(not task.gradients.strain),
-        )
-        result: dict[str, list[int] | None] = {}
-        for row in rows.iter_rows(named=True):
-            stricter = row["max_neighbours"] < max_neighbours and any(
-                entry["code"] == "too_many_neighbours" for entry in row["set_aside"]
-            )
-            if not stricter:
-                set_aside = [entry["row"] for entry in row["set_aside"]]
-                covered = row["rows"]
-                result[row["part_id"]] = None if covered is None else [*covered, *set_aside]
-        return result
+            ~is_stricter,
+        ).select("part_id", "n_covered")
 
     def speed(self) -> Speed:
         """Measured seconds per row of what the lake holds of each descriptor."""
         rates = (
-            self.features.filter(pl.col("n_rows") > 0)
+            self._features.filter(pl.col("n_rows") > 0)
             .group_by("descriptor_id", "gradients", "strain")
             .agg(pl.col("seconds").sum() / pl.col("n_rows").sum())
         )

@@ -7,26 +7,32 @@ of the species), and writes nothing but decompressed copies into the scratch fol
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from atomlake.descriptors.base import Descriptor
 from atomlake.engine import memory, scan
-from atomlake.engine.changes import Changes, compare
+from atomlake.engine.changes import Changes, compare, told_apart
 from atomlake.engine.known import Known
 from atomlake.engine.scan import LocationState
-from atomlake.engine.units import Estimate, Piece, Speed, Task, Unit, costs, cut, structure_row
+from atomlake.engine.units import Estimate, Piece, Speed, Task, Unit, costs, cut
 from atomlake.errors import RecipeError
 from atomlake.lake import Lake
 from atomlake.recipe import DescriptorEntry, Recipe
-from atomlake.sources.base import Source
+from atomlake.sources.base import FileIndex, Fingerprint, Source
 from atomlake.structures import CHEMICAL_SYMBOLS
+
+#: State and records of the locations that were indexed.
+Indexed = Mapping[str, tuple[Fingerprint | None, FileIndex]]
+#: Units of the largest number of structures whose cost is estimated at once, to bound memory.
+COSTED_UNITS = 20
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Plan:
         Work for the cluster.
     changes : dict of str to Changes
         What becomes of the structures of each source, by its name.
-    set_aside : list of dict
+    set_aside : DataFrame
         Rows of the catalogue for new records that their index already calls unreadable.
     states : list of LocationState
         Locations to be recorded as reflected once their structures are published.
@@ -53,8 +59,6 @@ class Plan:
         Projected peak memory of a worker.
     n_unchanged : int
         Structures of the recipe's sources that are in the lake and stay as they are.
-    live : DataFrame
-        Structures of the lake that the plan was made against.
     notes : list of str
         What a person should know before the run starts.
     refusals : list of str
@@ -63,14 +67,13 @@ class Plan:
 
     units: list[Unit]
     changes: dict[str, Changes]
-    set_aside: list[dict[str, Any]]
+    set_aside: pl.DataFrame
     states: list[LocationState]
     vanished: list[tuple[str, str]]
     descriptors: list[tuple[DescriptorEntry, Descriptor]]
     estimate: Estimate
     memory_nbytes: int
     n_unchanged: int
-    live: pl.DataFrame
     notes: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
 
@@ -81,7 +84,7 @@ class Plan:
             self.units
             or self.states
             or self.vanished
-            or any(c.retired or len(c.moved) or len(c.new) for c in self.changes.values())
+            or any(len(c.leaving) or len(c.moved) or len(c.new) for c in self.changes.values())
         )
 
     @property
@@ -92,9 +95,7 @@ class Plan:
     @property
     def n_retired(self) -> int:
         """Structures whose record is gone or replaced."""
-        return sum(
-            len(c.retired) + c.new["replaces"].drop_nulls().len() for c in self.changes.values()
-        )
+        return sum(len(c.leaving) for c in self.changes.values())
 
 
 def make_plan(
@@ -142,40 +143,43 @@ def make_plan(
             refusals.append(f"{entry.kind}, for the species that its sources hold: {reasons}")
     refusals += _too_wide(built, recipe)
     if refusals:
-        return Plan([], {}, [], [], [], built, Estimate(), 0, 0, known.live, notes, refusals)
+        return Plan([], {}, pl.DataFrame(), [], [], built, Estimate(), 0, 0, notes, refusals)
 
     units: list[Unit] = []
     source_changes: dict[str, Changes] = {}
-    set_aside: list[dict[str, Any]] = []
+    set_aside: list[pl.DataFrame] = []
     vanished: list[tuple[str, str]] = []
     speed = known.speed()
     for source in recipe.sources:
         label = source.label
         indexed = [s for s in states[label] if s.index is not None]
+        by_location = {s.location: (s.fingerprint, s.index) for s in indexed if s.index is not None}
         gone = known.locations(label) - {s.location for s in states[label]}
         vanished += [(label, location) for location in sorted(gone)]
         readable = {s.location for s in indexed if s.fingerprint is not None}
-        unreadable = {s.location for s in indexed if s.fingerprint is None}
-        rows = known.structures(label, readable | gone, unreadable)
-        change = compare(label, scan.records(indexed), rows)
+        names = pl.Enum(sorted(gone | by_location.keys()))
+        change = compare(
+            scan.records(indexed, names),
+            known.structures(label, readable | gone, by_location.keys() - readable, names),
+        )
+        twins = known.twins(label, change.new["record_hash"])
+        change = replace(change, new=told_apart(label, change.new, twins))
         source_changes[label] = change
         tasks = [
             Task(entry.kind, descriptor.parameters, entry.wanted)
             for entry, descriptor in built
             if entry in recipe.entries_for(source)
         ]
-        hopeless = list(_set_aside(source, indexed, change))
-        set_aside += hopeless
-        units += _ingest_units(
-            source, indexed, _without(change.new, hopeless), tasks, recipe, speed
-        )
-        leaving = {*change.retired, *change.new["replaces"].drop_nulls()}
-        units += _feature_units(label, known, leaving, tasks, recipe, speed)
+        unreadable = _unreadable(indexed, change.new)
+        set_aside += _set_aside(source, by_location, unreadable)
+        new = change.new.join(unreadable, on=["location", "position"], how="anti")
+        units += _ingest_units(source, by_location, new, tasks, recipe, speed)
+        units += _feature_units(label, known, change.leaving, tasks, recipe, speed)
     estimate = sum((unit.estimate for unit in units), Estimate())
     plan = Plan(
         units=units,
         changes=source_changes,
-        set_aside=set_aside,
+        set_aside=pl.concat([pl.DataFrame(), *set_aside], how="diagonal"),
         states=[
             s
             for label in states
@@ -187,12 +191,9 @@ def make_plan(
         estimate=estimate,
         memory_nbytes=max((memory.project(unit) for unit in units), default=0),
         n_unchanged=sum(
-            known.n_structures(s.label)
-            - len(source_changes[s.label].retired)
-            - source_changes[s.label].new["replaces"].drop_nulls().len()
+            known.n_structures(s.label) - len(source_changes[s.label].leaving)
             for s in recipe.sources
         ),
-        live=known.live,
         notes=notes,
     )
     plan.refusals.extend(_too_large(plan, recipe))
@@ -262,100 +263,125 @@ def _too_large(plan: Plan, recipe: Recipe) -> Iterator[str]:
 # ----- Units
 
 
+def _unreadable(indexed: Sequence[LocationState], new: pl.DataFrame) -> pl.DataFrame:
+    """New records that their index already calls unreadable."""
+    places = [
+        (state.location, position)
+        for state in indexed
+        if state.index is not None
+        for position in state.index.set_aside
+    ]
+    schema = {"location": new.schema["location"], "position": pl.UInt32()}
+    return new.join(
+        pl.DataFrame(places, schema=schema, orient="row"), on=["location", "position"], how="semi"
+    )
+
+
 def _set_aside(
-    source: Source, indexed: Sequence[LocationState], change: Changes
-) -> Iterator[dict[str, Any]]:
-    """Rows of new records that their index already calls unreadable."""
-    for state in indexed:
-        problems = state.index.set_aside if state.index is not None else {}
-        if problems:
-            records = change.new.filter(
-                pl.col("location") == state.location, pl.col("position").is_in(list(problems))
-            )
-            for record in records.iter_rows(named=True):
-                yield structure_row(
-                    record["structure_id"],
-                    source.label,
-                    record["location"],
-                    record["key"],
-                    record["record_hash"],
-                    problems[record["position"]],
-                )
+    source: Source, by_location: Indexed, unreadable: pl.DataFrame
+) -> Iterator[pl.DataFrame]:
+    """Rows of the catalogue for records that their index calls unreadable."""
+    for piece, positions in _pieces(source, by_location, unreadable, slice(0, len(unreadable))):
+        problems = by_location[piece.location][1].set_aside
+        yield piece.described(range(len(piece)), [problems[p] for p in positions.tolist()])
 
 
-def _without(new: pl.DataFrame, rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
-    ids = pl.Series([row["structure_id"] for row in rows], dtype=pl.String)
-    return new.filter(~pl.col("structure_id").is_in(ids.implode()))
+def _pieces(
+    source: Source, by_location: Indexed, new: pl.DataFrame, rows: slice
+) -> Iterator[tuple[Piece, NDArray[np.uint32]]]:
+    """Cut new records into pieces of one location each, with their positions in its index.
+
+    Records that follow each other share the memory of the index.
+    """
+    some = new[rows]
+    location = some["location"].to_physical().to_numpy()
+    bounds = np.flatnonzero(np.diff(location, prepend=-1.0, append=-1.0)).tolist()
+    for start, stop in pairwise(bounds):
+        name = str(some["location"][start])
+        fingerprint, index = by_location[name]
+        positions = some["position"][start:stop].to_numpy()
+        is_run = positions[-1] - positions[0] == len(positions) - 1
+        at = slice(int(positions[0]), int(positions[-1]) + 1) if is_run else positions
+        yield (
+            Piece(
+                source,
+                name,
+                fingerprint,
+                index.locations[at],
+                index.keys[at],
+                index.record_hashes[at],
+                some["nth"][start:stop].to_numpy(),
+            ),
+            positions,
+        )
 
 
 def _ingest_units(
     source: Source,
-    indexed: Sequence[LocationState],
+    by_location: Indexed,
     new: pl.DataFrame,
     tasks: Sequence[Task],
     recipe: Recipe,
     speed: Speed,
 ) -> Iterator[Unit]:
     """Cut the new records of a source into units; a unit may span several locations."""
-    by_location = {
-        s.location: (s.fingerprint, s.index)
-        for s in indexed
-        if s.fingerprint is not None and s.index is not None
-    }
-    if not len(new):
-        return
-    position = new["position"].to_numpy()
-    first_of = np.flatnonzero(
-        np.concatenate([[True], (new["location"] != new["location"].shift(1)).to_numpy()[1:]])
-    )
-    bounds = [*first_of.tolist(), len(new)]
-    names = [new["location"][int(first)] for first in first_of]
-    n_atoms, volumes, where = [], [], []
-    for name, first, last in zip(names, bounds[:-1], bounds[1:], strict=True):
-        _, index = by_location[name]
-        rows = position[first:last]
-        n_atoms.append(index.n_atoms[rows])
-        volumes.append(index.volumes[rows])
-        where.append(index.locations[rows])
-    limit = recipe.limits.max_neighbours
-    cost = costs(np.concatenate(n_atoms), np.concatenate(volumes), tasks, speed, limit)
-    locations = np.concatenate(where)
-    keys = new["key"].to_list()
-    hashes = new["record_hash"].to_list()
-    ids = new["structure_id"].to_list()
-    for unit_rows in cut(cost, recipe.parts):
-        pieces = []
-        for name, first, last in zip(names, bounds[:-1], bounds[1:], strict=True):
-            part = slice(max(first, unit_rows.start), min(last, unit_rows.stop))
-            if part.start < part.stop:
-                fingerprint, _ = by_location[name]
-                records = locations[part], keys[part], hashes[part], ids[part]
-                pieces.append(Piece(source, name, fingerprint, *records))
-        yield Unit(source.label, tuple(pieces), None, None, tuple(tasks), cost.total(unit_rows))
+    limit, size = recipe.limits.max_neighbours, recipe.parts
+    first = 0
+    while first < len(new):
+        # several units at a time: estimates for all records would take more than the records
+        block = slice(first, min(first + COSTED_UNITS * size.structures, len(new)))
+        pieces = list(_pieces(source, by_location, new, block))
+        found = [(by_location[piece.location][1], positions) for piece, positions in pieces]
+        cost = costs(
+            np.concatenate([index.n_atoms[positions] for index, positions in found]),
+            np.concatenate([index.volumes[positions] for index, positions in found]),
+            tasks,
+            speed,
+            limit,
+        )
+        ranges = list(cut(cost, size))
+        if block.stop < len(new):
+            del ranges[-1]  # which would go on in the next block
+        for rows in ranges:
+            place = slice(first + rows.start, first + rows.stop)
+            unit_pieces = tuple(p for p, _ in _pieces(source, by_location, new, place))
+            yield Unit(source.label, unit_pieces, None, None, tuple(tasks), cost.total(rows))
+        first += ranges[-1].stop
 
 
 def _feature_units(
     source: str,
     known: Known,
-    leaving: set[str],
+    leaving: pl.Series,
     tasks: Sequence[Task],
     recipe: Recipe,
     speed: Speed,
 ) -> Iterator[Unit]:
-    """One unit for each existing part that lacks a descriptor."""
+    """One unit for each existing part that lacks a descriptor.
+
+    A part loses live rows and never gains one, so that what was computed of it covers it for
+    good.
+    """
+    if not tasks:
+        return
     limit = recipe.limits.max_neighbours
-    computed = [known.computed(task, limit) for task in tasks]
-    for part_id, live, n_atoms in known.parts(source, leaving):
+    parts = known.parts(source)
+    computed = [_covered(parts, known.computed(task, limit)) for task in tasks]
+    lacking = set(parts["part_id"]).difference(set[str].intersection(*computed))
+    if not lacking:
+        return
+    content = known.content(pl.Series("part_id", sorted(lacking)), leaving)
+    columns = ("part_id", "n_structures", "rows", "n_atoms")
+    for part_id, n_structures, live, n_atoms in zip(*map(content.get_column, columns), strict=True):
         missing = tuple(
-            task
-            for task, have in zip(tasks, computed, strict=True)
-            if part_id not in have or not _covers(have[part_id], live)
+            task for task, have in zip(tasks, computed, strict=True) if part_id not in have
         )
-        if missing:
-            cost = costs(np.array(n_atoms), np.full(len(live), np.nan), missing, speed, limit)
-            rows = None if live == list(range(len(live))) else tuple(live)
-            yield Unit(source, (), part_id, rows, missing, cost.total(slice(None)))
+        cost = costs(n_atoms.to_numpy(), np.full(len(live), np.nan), missing, speed, limit)
+        rows = None if len(live) == n_structures else tuple(live.to_list())
+        yield Unit(source, (), part_id, rows, missing, cost.total(slice(None)))
 
 
-def _covers(covered: Sequence[int] | None, live: Sequence[int]) -> bool:
-    return covered is None or set(live) <= set(covered)
+def _covered(parts: pl.DataFrame, computed: pl.DataFrame) -> set[str]:
+    """Parts of which every live row was computed or set aside."""
+    is_covered = pl.col("n_covered").is_null() | (pl.col("n_covered") >= pl.col("n_live"))
+    return set(parts.join(computed, on="part_id").filter(is_covered)["part_id"])

@@ -45,6 +45,9 @@ from atomlake.recipe import Recipe
 #: Seconds between two commits of finished parts.
 PUBLISH_INTERVAL = 2.0
 
+#: What a row that retires another needs of it.
+_ENDED = ("structure_id", "sequence")
+
 #: File in the scratch folder whose lock a run holds.
 LOCK = "run.lock"
 
@@ -207,11 +210,11 @@ class _Publisher:
     published_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        replaced = pl.concat(
-            [pl.DataFrame(schema={"structure_id": pl.String, "replaces": pl.String})]
-            + [c.new.select("structure_id", "replaces") for c in self.plan.changes.values()]
+        self.replacements = pl.concat(
+            [pl.DataFrame(schema={"structure_id": pl.String, "sequence": pl.Int64})]
+            + [change.replacements(label) for label, change in self.plan.changes.items()]
         )
-        self.replaced = replaced.drop_nulls()
+        self.predecessors = self._live(self.replacements["sequence"], _ENDED)
 
     def take(self, unit: Unit, result: UnitRecord | BaseException) -> None:
         """Take what became of a unit; publish if the last commit is long enough ago."""
@@ -251,13 +254,16 @@ class _Publisher:
         """Publish all that waits: the structures, then their features."""
         records, self.waiting = self.waiting, []
         catalogue = self.lake.catalogue
-        rows = [row for record in records for row in record.structures]
-        if rows:
-            ids = pl.DataFrame({"structure_id": [row["structure_id"] for row in rows]})
-            gone = ids.join(self.replaced, on="structure_id")["replaces"]
+        rows = (
+            pl.concat([record.structures for record in records], how="diagonal")
+            if records
+            else pl.DataFrame()
+        )
+        if len(rows):
+            replaced = self.replacements.join(rows, on="structure_id", how="semi")
             catalogue.publish_structures(
-                pl.DataFrame(rows, schema=_schema_of(rows), infer_schema_length=None),
-                retire=self._live(gone.to_list()),
+                rows,
+                retire=self.predecessors.join(replaced, on="sequence", how="semi"),
                 parts=[record.part for record in records if record.part is not None],
                 run_id=self.run_id,
             )
@@ -275,23 +281,21 @@ class _Publisher:
 
     def publish_at_once(self) -> None:
         """Publish what needs no computing: what is gone, what has a new key, what is unreadable."""
-        retired = [i for change in self.plan.changes.values() for i in change.retired]
+        changes = self.plan.changes.values()
         moves = pl.concat(
-            [pl.DataFrame(schema=dict.fromkeys(("structure_id", "location", "key"), pl.String))]
-            + [change.moved for change in self.plan.changes.values()]
+            [pl.DataFrame(schema={"sequence": pl.Int64, "location": pl.String, "key": pl.String})]
+            + [change.moved.cast({"location": pl.String}) for change in changes]
         )
-        if retired or len(moves):
-            moved = self.plan.live.join(moves, on="structure_id", suffix="_new").with_columns(
-                location="location_new", key="key_new"
-            )
+        ended = [moves["sequence"], *(change.retired for change in changes)]
+        ending = self._live(pl.concat(ended), _ENDED)
+        if len(ending):
+            moved = self._live(moves["sequence"]).drop("location", "key")
             self.lake.catalogue.publish_structures(
-                moved.select(self.plan.live.columns),
-                retire=self._live([*retired, *moves["structure_id"]]),
-                run_id=self.run_id,
+                moved.join(moves, on="sequence"), retire=ending, run_id=self.run_id
             )
         rows = self.plan.set_aside
-        if rows:
-            reasons = Counter(row["code"] for row in rows)
+        if len(rows):
+            reasons = Counter(rows["code"])
             self._accept(UnitRecord(rows, set_aside=reasons, n_structures=len(rows)))
             self.flush()
 
@@ -320,8 +324,13 @@ class _Publisher:
             )
             self.lake.catalogue.publish_sources(frame)
 
-    def _live(self, structure_ids: list[str]) -> pl.DataFrame:
-        return self.plan.live.filter(pl.col("structure_id").is_in(structure_ids))
+    def _live(self, sequences: pl.Series, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Rows of structures that the plan was made against."""
+        table = self.lake.catalogue.structures(columns)
+        if sequences.is_empty():
+            return table.collect_schema().to_frame()
+        wanted = sequences.to_frame("sequence").lazy()
+        return table.join(wanted, on="sequence", how="semi").collect(engine="streaming")
 
 
 # ----- The run's own record
@@ -400,8 +409,3 @@ def _clear(scratch: Path) -> None:
     for path in scratch.iterdir():
         if path.name != LOCK:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _schema_of(rows: list[dict[str, Any]]) -> list[str]:
-    """Names of all keys, in the order in which they first occur."""
-    return list(dict.fromkeys(name for row in rows for name in row))

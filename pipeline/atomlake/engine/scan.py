@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def unreadable(problem: SourceError) -> FileIndex:
     reason = str(problem)
     digest = hashlib.blake2b(reason.encode(), digest_size=16).digest()
     return FileIndex(
-        keys=[""],
+        keys=pl.Series([""]),
         record_hashes=np.frombuffer(digest, dtype=np.uint8).reshape(1, 16),
         n_atoms=np.zeros(1, np.int32),
         volumes=np.full(1, np.nan, np.float32),
@@ -96,30 +96,28 @@ def unreadable(problem: SourceError) -> FileIndex:
     )
 
 
-def records(states: list[LocationState]) -> pl.DataFrame:
-    """List every record of the indexed locations, as :func:`changes.compare` takes them."""
+def records(states: Sequence[LocationState], names: pl.Enum) -> pl.DataFrame:
+    """List every record of the indexed locations, as :func:`changes.compare` takes them.
+
+    ``names`` holds all locations.
+    """
+    indexes = [(state.location, state.index) for state in states if state.index is not None]
+    schema = {
+        "location": names,
+        "key": pl.String(),
+        "record_hash": pl.UInt128(),
+        "position": pl.UInt32(),
+    }
     tables = [
-        pl.DataFrame(
-            {
-                "location": pl.repeat(state.location, len(state.index), eager=True),
-                "key": state.index.keys,
-                "record_hash": [row.tobytes().hex() for row in state.index.record_hashes],
-                "position": np.arange(len(state.index)),
-            },
-            schema_overrides={"key": pl.String, "record_hash": pl.String},
+        pl.select(
+            location=pl.repeat(location, len(index), dtype=names),
+            key=index.keys,
+            record_hash=index.hash_numbers(),
+            position=pl.int_range(len(index), dtype=pl.UInt32),
         )
-        for state in states
-        if state.index is not None
+        for location, index in indexes
     ]
-    empty = pl.DataFrame(
-        schema={
-            "location": pl.String,
-            "key": pl.String,
-            "record_hash": pl.String,
-            "position": pl.Int64,
-        }
-    )
-    return pl.concat([empty, *tables])
+    return pl.concat([pl.DataFrame(schema=schema), *tables])
 
 
 def survey(path: str) -> list[dict[str, Any]]:

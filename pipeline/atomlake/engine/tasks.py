@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from atomlake import sources
 from atomlake.descriptors.base import Descriptor, Gradients, Rows, empty_rows
-from atomlake.engine.units import Piece, Unit, structure_row
+from atomlake.engine.units import Piece, Unit
 from atomlake.engine.versions import versions
 from atomlake.errors import LakeError, SetAside, SourceError
 from atomlake.kernels.compiled import warm_up
@@ -49,7 +50,7 @@ class Undone(NamedTuple):
 class UnitRecord:
     """What a task returns to the driver: rows of the catalogue, and how it went."""
 
-    structures: list[dict[str, Any]] = field(default_factory=list)
+    structures: pl.DataFrame = field(default_factory=pl.DataFrame)
     part: parts.PartRecord | None = None
     features: list[parts.FeaturesRecord] = field(default_factory=list)
     set_aside: Counter[str] = field(default_factory=Counter)
@@ -117,7 +118,8 @@ def _ingest(
     """Read, check and write the structures of a new part; return the good ones."""
     scratch = layout.scratch_path(lake)
     batches: list[Structures] = []
-    good: list[dict[str, Any]] = []
+    good: list[pl.DataFrame] = []
+    bad: list[pl.DataFrame] = []
     for piece in pieces:
         try:
             with record.timing("read"):
@@ -133,59 +135,38 @@ def _ingest(
                 if problem is not None:
                     problems[int(rows[s])] = problem
                     keep[s] = False
-        for i, problem in sorted(problems.items()):
-            record.set_aside[problem.code] += 1
-            record.structures.append(_row(piece, i, problem))
+        record.set_aside.update(problem.code for problem in problems.values())
+        if problems:
+            bad.append(piece.described(sorted(problems), [problems[i] for i in sorted(problems)]))
         batches.append(structures if keep.all() else structures.take(np.flatnonzero(keep)))
-        good += [_row(piece, int(i)) for i in rows[keep]]
+        good.append(piece.described(rows[keep].tolist()))
+    if not batches:
+        return Structures.empty()
     structures = Structures.concatenate(batches)
-    record.n_structures = len(good) + len(record.structures)
+    with record.timing("hash"):
+        described = pl.concat(good).with_columns(
+            status=pl.lit("ok"),
+            content_hash=pl.Series([h.hex() for h in structures.content_hashes()], dtype=pl.String),
+            part_id=pl.lit(part_id),
+            row=pl.int_range(pl.len()),
+            first_atom=pl.Series(structures.structure_offsets[:-1]),
+            n_atoms=pl.Series(structures.n_atoms_per_structure),
+            formula=pl.Series(structures.formulas(), dtype=pl.String),
+            pbc=pl.Series(
+                ["".join("T" if p else "F" for p in pbc) for pbc in structures.pbc.tolist()],
+                dtype=pl.String,
+            ),
+            labels=pl.Series(_labels_present(structures), dtype=pl.List(pl.String)),
+        )
+        record.structures = pl.concat([*bad, described], how="diagonal")
+    record.n_structures = len(record.structures)
     record.n_atoms = structures.n_atoms
     if structures.n_structures == 0:
         return structures
-    with record.timing("hash"):
-        described = zip(
-            good,
-            structures.content_hashes(),
-            structures.structure_offsets[:-1].tolist(),
-            structures.n_atoms_per_structure.tolist(),
-            structures.formulas(),
-            structures.pbc.tolist(),
-            _labels_present(structures),
-            strict=True,
-        )
-        for row, (fields, content_hash, first_atom, n_atoms, formula, pbc, labels) in enumerate(
-            described
-        ):
-            record.structures.append(
-                fields
-                | {
-                    "status": "ok",
-                    "content_hash": content_hash.hex(),
-                    "part_id": part_id,
-                    "row": row,
-                    "first_atom": first_atom,
-                    "n_atoms": n_atoms,
-                    "formula": formula,
-                    "pbc": "".join("T" if p else "F" for p in pbc),
-                    "labels": labels,
-                }
-            )
     with record.timing("write"):
         record.part = parts.write_structures(lake, part_id, structures)
     record.nbytes += record.part.nbytes
     return structures
-
-
-def _row(piece: Piece, i: int, problem: SetAside | None = None) -> dict[str, Any]:
-    return structure_row(
-        piece.structure_ids[i],
-        piece.source.label,
-        piece.location,
-        piece.keys[i],
-        piece.record_hashes[i],
-        problem,
-    )
 
 
 def _read(piece: Piece, scratch: Path, guard: Guard) -> ReadResult:
@@ -198,13 +179,9 @@ def _read(piece: Piece, scratch: Path, guard: Guard) -> ReadResult:
     """
     reader = sources.reader(piece.location, piece.source, scratch, guard)
     result = reader.read(piece.locations)
-    expected = (piece.record_hashes[row] for row in result.rows)
-    if any(
-        found.tobytes().hex() != record_hash
-        for found, record_hash in zip(result.record_hashes, expected, strict=True)
-    ):
+    if not np.array_equal(result.record_hashes, piece.record_hashes[result.rows]):
         raise reader.changed
-    if result.set_aside:
+    if result.set_aside and piece.fingerprint is not None:
         reader.require(piece.fingerprint)
     return result
 

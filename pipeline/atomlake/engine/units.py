@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from atomlake import descriptors
 from atomlake.descriptors.base import Descriptor, Gradients
+from atomlake.engine.changes import structure_id
 from atomlake.errors import SetAside
 from atomlake.recipe import PartSize
 from atomlake.sources.base import Fingerprint, Source
@@ -56,46 +58,54 @@ class Piece:
         The recipe's entry.
     location : str
         File or database.
-    fingerprint : Fingerprint
-        State of the location when it was indexed.
+    fingerprint : Fingerprint or None
+        State of the location when it was indexed; None where it could not be read.
     locations : int64 array, shape (n_records, 2)
         Where the reader finds each record.
-    keys, record_hashes, structure_ids : sequence of str
-        Of each record.
+    keys : Series of str
+        Name of each record.
+    record_hashes : uint8 array, shape (n_records, 16)
+        Hash of each record's content.
+    nth : uint32 array, shape (n_records,)
+        Count that tells equal records apart.
     """
 
     source: Source
     location: str
-    fingerprint: Fingerprint
+    fingerprint: Fingerprint | None
     locations: NDArray[np.int64]
-    keys: Sequence[str]
-    record_hashes: Sequence[str]
-    structure_ids: Sequence[str]
+    keys: pl.Series
+    record_hashes: NDArray[np.uint8]
+    nth: NDArray[np.uint32]
 
     def __len__(self) -> int:
         return len(self.keys)
 
-
-def structure_row(
-    structure_id: str,
-    source: str,
-    location: str,
-    key: str,
-    record_hash: str,
-    problem: SetAside | None = None,
-) -> dict[str, Any]:
-    """What the catalogue says of a record, and why it is set aside if it is."""
-    row = {
-        "structure_id": structure_id,
-        "source": source,
-        "location": location,
-        "key": key,
-        "record_hash": record_hash,
-        "check_hash": CHECKS_VERSION,
-    }
-    if problem is not None:
-        row |= {"status": "set_aside", "code": problem.code, "reason": problem.reason}
-    return row
+    def described(self, records: Sequence[int], problems: Sequence[SetAside] = ()) -> pl.DataFrame:
+        """What the catalogue says of some records, and why they are set aside if they are."""
+        label = self.source.label
+        hashes = [self.record_hashes[i].tobytes().hex() for i in records]
+        counts = self.nth[records].tolist()
+        rows = pl.DataFrame(
+            {
+                "structure_id": [
+                    structure_id(label, self.location, record_hash, nth)
+                    for record_hash, nth in zip(hashes, counts, strict=True)
+                ],
+                "key": self.keys[records],
+                "record_hash": hashes,
+            },
+            schema=dict.fromkeys(("structure_id", "key", "record_hash"), pl.String),
+        ).with_columns(
+            source=pl.lit(label), location=pl.lit(self.location), check_hash=pl.lit(CHECKS_VERSION)
+        )
+        if problems:
+            rows = rows.with_columns(
+                status=pl.lit("set_aside"),
+                code=pl.Series([problem.code for problem in problems]),
+                reason=pl.Series([problem.reason for problem in problems]),
+            )
+        return rows
 
 
 @dataclass(frozen=True)

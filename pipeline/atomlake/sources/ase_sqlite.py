@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 import numpy as np
+import polars as pl
 from ase.db.core import bytes_to_object, parse_selection
 from ase.db.sqlite import SQLite3Database
 from ase.io.jsonio import decode
@@ -99,7 +100,7 @@ class AseSqlite(Reader):
                 else:
                     cells.append(np.full(9, np.nan))
         return FileIndex(
-            keys=[str(row_id) for row_id in ids],
+            keys=pl.Series(ids, dtype=pl.Int64).cast(pl.String),
             record_hashes=np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(-1, 16),
             n_atoms=np.array(n_atoms, dtype=np.int32),
             volumes=cell_volumes(np.array(cells).reshape(-1, 3, 3)),

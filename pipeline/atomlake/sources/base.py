@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -107,7 +108,7 @@ class FileIndex:
 
     Attributes
     ----------
-    keys : list of str
+    keys : Series of str
         Name of each record within its file, unique there: its position for files, the row
         id for databases.
     record_hashes : uint8 array, shape (n_records, 16)
@@ -123,7 +124,7 @@ class FileIndex:
         Records that are known to be unreadable; reading them gives no structure either.
     """
 
-    keys: list[str]
+    keys: pl.Series
     record_hashes: NDArray[np.uint8]
     n_atoms: NDArray[np.int32]
     volumes: NDArray[np.float32]
@@ -132,6 +133,13 @@ class FileIndex:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def hash_numbers(self) -> pl.Series:
+        """Return the record hashes as numbers of 128 bits, the first byte the highest."""
+        high, low = self.record_hashes.view(">u8").astype(np.uint64).T
+        halves = pl.DataFrame({"high": high, "low": low}).lazy()
+        number = pl.col("high").cast(pl.UInt128) * 2**64 + pl.col("low")
+        return halves.select(record_hash=number).collect(engine="streaming").to_series()
 
 
 @dataclass(frozen=True)
@@ -454,13 +462,18 @@ def parsed_index(
     volumes = np.full(len(keys), np.nan, dtype=np.float32)
     volumes[result.rows] = cell_volumes(structures.cells)
     return FileIndex(
-        keys=list(keys),
+        keys=pl.Series(keys, dtype=pl.String),
         record_hashes=hashes,
         n_atoms=n_atoms,
         volumes=volumes,
         locations=locations,
         set_aside=dict(result.set_aside),
     )
+
+
+def numbered_keys(n_records: int) -> pl.Series:
+    """Keys of the records of a file that has no better names for them: their positions."""
+    return pl.int_range(n_records, eager=True).cast(pl.String)
 
 
 def cell_volumes(cells: Floats) -> NDArray[np.float32]:

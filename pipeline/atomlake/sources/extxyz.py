@@ -35,6 +35,7 @@ from atomlake.sources.base import (
     RecordHashes,
     Unreadable,
     gather,
+    numbered_keys,
 )
 from atomlake.structures import ATOMIC_NUMBERS, CHEMICAL_SYMBOLS, Floats, Structures
 
@@ -415,7 +416,7 @@ def _index(stream: IO[bytes], salt: bytes, is_truncated: bool) -> FileIndex:
             locations[-1] = content.rfind(b"\n") + 1
         problems[len(n_atoms) - 1] = SetAside("truncated", _ENDS_EARLY)
     return FileIndex(
-        keys=[str(position) for position in range(len(n_atoms))],
+        keys=numbered_keys(len(n_atoms)),
         record_hashes=np.frombuffer(hashes, dtype=np.uint8).reshape(-1, 16),
         n_atoms=np.array(n_atoms, dtype=np.int32),
         volumes=np.array(volumes, dtype=np.float32),
