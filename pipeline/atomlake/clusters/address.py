@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -80,7 +79,7 @@ class Address(Cluster):
         import dask
         from distributed import Client
 
-        from atomlake.clusters.plugins import WorkInFolder
+        from atomlake.clusters.plugins import greet
 
         security = self.certificates.security() if self.certificates else None
         with dask.config.set(settings_of(SILENCE_IRREPLACEABLE)):
@@ -92,8 +91,7 @@ class Address(Cluster):
                     "is it running, and are these its certificates?"
                 ) from problem
             with client:
-                client.register_plugin(WorkInFolder(os.getcwd()))
-                yield client
+                yield greet(client, leave_at_once=False)
 
 
 def _is_this_machine(host: str) -> bool:

@@ -24,6 +24,9 @@ WORKER_ENVIRONMENT = {
     "DASK_LOGGING__DISTRIBUTED": "critical",
 }
 
+#: Under this name workers send what they log to the driver.
+LOG_TOPIC = "atomlake-log"
+
 #: What a worker process imports before its first task.
 WORKER_MODULES = ["atomlake.engine.tasks", "distributed.nanny", "distributed.worker"]
 

@@ -19,7 +19,6 @@ from atomlake.clusters.remote import (
     Remote,
     environment_of,
     exports,
-    greet,
     settings_of,
 )
 from atomlake.errors import ClusterError
@@ -111,6 +110,8 @@ class Batch(Remote):
         """Start the scheduler in this process and keep the jobs running until it is left."""
         import dask
         from distributed import Client
+
+        from atomlake.clusters.plugins import greet
 
         settings = settings_of(SILENCE_REPLACED)
         with (

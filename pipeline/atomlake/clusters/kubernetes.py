@@ -13,7 +13,6 @@ from atomlake.clusters.remote import (
     SILENCE_REPLACED,
     Remote,
     environment_of,
-    greet,
     settings_of,
 )
 from atomlake.errors import ClusterError
@@ -71,6 +70,8 @@ class Kubernetes(Remote):
         """Create the object, wait for its scheduler, and delete it on leaving."""
         import dask
         from distributed import Client
+
+        from atomlake.clusters.plugins import greet
 
         operator = self._operator()
         settings = settings_of(SILENCE_REPLACED)

@@ -69,7 +69,7 @@ class Local(Cluster):
         import dask
         from distributed import Client, LocalCluster
 
-        from atomlake.clusters.plugins import LeaveAtOnce
+        from atomlake.clusters.plugins import greet
 
         self.prepare()
         with (
@@ -85,8 +85,7 @@ class Local(Cluster):
             ) as cluster,
             Client(cluster) as client,
         ):
-            client.register_plugin(LeaveAtOnce())
-            yield client
+            yield greet(client)
 
 
 def usable_cores() -> int:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ByteSize, Field, PositiveInt
 
 from atomlake.clusters import certificates
 from atomlake.clusters.base import DASK_SETTINGS, WORKER_ENVIRONMENT, Cluster
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 #: Seconds of silence after which a worker counts as lost: short where something starts
 #: another one (dask accepts no less than 11 s), long where nothing does, because a worker
@@ -97,12 +93,3 @@ def environment_of(settings: Mapping[str, Any], more: Mapping[str, str]) -> dict
 def exports(environment: Mapping[str, str]) -> list[str]:
     """Return shell lines that set environment variables."""
     return [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
-
-
-def greet(client: Client) -> Client:
-    """Tell the workers of a cluster, and those that join later, what all workers must do."""
-    from atomlake.clusters.plugins import LeaveAtOnce, WorkInFolder
-
-    client.register_plugin(LeaveAtOnce())
-    client.register_plugin(WorkInFolder(os.getcwd()))
-    return client

@@ -14,7 +14,7 @@ from pydantic import Field, PrivateAttr
 
 from atomlake.clusters.base import WORKER_ENVIRONMENT
 from atomlake.clusters.certificates import Certificates, private_folder, write
-from atomlake.clusters.remote import SILENCE_IRREPLACEABLE, Remote, greet, settings_of
+from atomlake.clusters.remote import SILENCE_IRREPLACEABLE, Remote, settings_of
 from atomlake.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ class SlurmAllocation(Remote):
     def open(self) -> Iterator[Client]:
         """Connect to the scheduler of the allocation; end it and the workers on leaving."""
         from distributed import Client
+
+        from atomlake.clusters.plugins import greet
 
         if self._runner is None:
             self.join()

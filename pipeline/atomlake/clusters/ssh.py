@@ -13,7 +13,6 @@ from atomlake.clusters.remote import (
     SILENCE_IRREPLACEABLE,
     Remote,
     environment_of,
-    greet,
     settings_of,
 )
 from atomlake.errors import ClusterError
@@ -61,6 +60,8 @@ class Ssh(Remote):
         """Start a scheduler and workers by SSH; stop them on leaving."""
         import dask
         from distributed import Client, SSHCluster
+
+        from atomlake.clusters.plugins import greet
 
         scheduler = self.scheduler_host or self.hosts[0]
         with self.certified() as files:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from atomlake.engine.units import Estimate
@@ -40,6 +43,7 @@ class UnitDone:
     seconds: Mapping[str, float]
     nbytes: int
     peak_nbytes: int
+    worker: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,24 @@ class Note:
     message: str
 
 
-Event = Planned | ClusterStarted | UnitDone | UnitFailed | Published | Note
+@dataclass(frozen=True)
+class WorkerMessage:
+    """A warning or an error that a worker logged."""
+
+    worker: str
+    level: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The run is over; ``status`` and ``reason`` are those of its row in the catalogue."""
+
+    status: str
+    reason: str | None
+
+
+Event = Planned | ClusterStarted | UnitDone | UnitFailed | Published | Note | WorkerMessage | Ended
 Listener = Callable[[Event], None]
 
 
@@ -115,6 +136,33 @@ class Totals:
         }
 
 
+class LogFile:
+    """Keeps every event of a run as a line of JSON, with its name and its time.
+
+    Parameters
+    ----------
+    path : Path
+        Made with its folder; lines are written as they come, so that others can follow.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(exist_ok=True)
+        self.file = path.open("a", buffering=1, encoding="utf-8")
+
+    def __call__(self, event: Event) -> None:
+        """Write an event."""
+        line = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "event": type(event).__name__,
+            **vars(event),
+        }
+        self.file.write(json.dumps(line, default=vars) + "\n")
+
+    def close(self) -> None:
+        """Write no more."""
+        self.file.close()
+
+
 class LogLines:
     """Writes events to the log: one line at most every ``interval`` seconds of progress."""
 
@@ -154,6 +202,10 @@ class LogLines:
                 logger.debug("published %d parts", event.n_parts)
             case Note():
                 logger.warning("%s", event.message)
+            case WorkerMessage():
+                logger.warning("%s: %s", event.worker, event.message)
+            case Ended():
+                logger.debug("%s", event.status)
 
 
 class ProgressBar:
@@ -214,5 +266,9 @@ class ProgressBar:
                 self.progress.console.print(f"failed: {event.reason}", style="red", markup=False)
             case Note():
                 self.progress.console.print(event.message, style="yellow", markup=False)
-            case Published():
+            case WorkerMessage():
+                self.progress.console.print(
+                    f"{event.worker}: {event.message}", style="yellow", markup=False
+                )
+            case Published() | Ended():
                 pass

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from atomlake.clusters.base import LOG_TOPIC
+from atomlake.engine.events import Listener, WorkerMessage
 from atomlake.engine.tasks import UnitRecord, run_unit
 from atomlake.engine.units import Unit
 from atomlake.recipe import Limits
@@ -27,12 +30,17 @@ def in_this_process(units: Sequence[Unit], lake: str, limits: Limits) -> Iterato
 
 
 def on_cluster(
-    client: Client, units: Sequence[Unit], lake: str, limits: Limits, n_workers: int
+    client: Client,
+    units: Sequence[Unit],
+    lake: str,
+    limits: Limits,
+    n_workers: int,
+    tell: Listener,
 ) -> Iterator[Result]:
     """Do units on the workers of a cluster, the longest first, in a bounded window.
 
     The results are small records, taken and dropped one by one, so that neither the
-    scheduler nor a worker holds more than the window.
+    scheduler nor a worker holds more than the window. What workers log arrives between them.
     """
     from distributed import as_completed
 
@@ -49,7 +57,11 @@ def on_cluster(
     completed = as_completed(with_results=True, raise_errors=False)
     for _ in range(WINDOW_PER_WORKER * n_workers):
         submit()
+    messages: SimpleQueue[WorkerMessage] = SimpleQueue()
+    client.subscribe_topic(LOG_TOPIC, lambda event: messages.put(WorkerMessage(**event[1])))
     for future, result in completed:
+        while not messages.empty():
+            tell(messages.get())
         unit = submitted.pop(future.key)
         if future.status == "error":
             result = future.exception()

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -25,8 +25,10 @@ from atomlake import sources
 from atomlake.engine import execute
 from atomlake.engine.events import (
     ClusterStarted,
+    Ended,
     Event,
     Listener,
+    LogFile,
     Note,
     Planned,
     Published,
@@ -112,10 +114,10 @@ def run(
         As :func:`atomlake.engine.plan.make_plan`.
     """
     totals = Totals()
+    listening: list[Listener] = [totals, *listeners]
 
     def tell(event: Event) -> None:
-        totals(event)
-        for listener in listeners:
+        for listener in listening:
             listener(event)
 
     if executor == "cluster":
@@ -131,10 +133,13 @@ def run(
             tell(Note(note))
         if plan.refusals:
             raise RefusedError("\n".join(plan.refusals))
+        log = LogFile(layout.log_path(lake.path, run_id)) if plan.units else None
+        if log is not None:
+            listening.append(log)
         tell(Planned(len(plan.units), plan.estimate))
         planned = time.monotonic()
         publisher = _Publisher(lake, plan, run_id, tell)
-        with _recorded(lake, recipe, run_id, totals):
+        with closing(log) if log else nullcontext(), _recorded(lake, recipe, run_id, totals, tell):
             for _, descriptor in plan.descriptors:
                 parts.write_descriptor(lake.path, descriptor)
             publisher.publish_at_once()
@@ -191,7 +196,7 @@ def _execute(
             f"{n_workers} workers ({recipe.cluster.kind}), dashboard {client.dashboard_link}"
         )
     )
-    return execute.on_cluster(client, plan.units, where, limits, n_workers)
+    return execute.on_cluster(client, plan.units, where, limits, n_workers, tell)
 
 
 # ----- Publishing
@@ -247,6 +252,7 @@ class _Publisher:
                 record.seconds,
                 record.nbytes,
                 record.peak_nbytes,
+                record.worker,
             )
         )
 
@@ -337,7 +343,9 @@ class _Publisher:
 
 
 @contextmanager
-def _recorded(lake: Lake, recipe: Recipe, run_id: str, totals: Totals) -> Iterator[None]:
+def _recorded(
+    lake: Lake, recipe: Recipe, run_id: str, totals: Totals, tell: Listener
+) -> Iterator[None]:
     """Write the run's row at its start, and again at its end, however it ends."""
     row: dict[str, Any] = {
         "run_id": run_id,
@@ -371,6 +379,7 @@ def _recorded(lake: Lake, recipe: Recipe, run_id: str, totals: Totals) -> Iterat
             "counts": json.dumps(totals.as_dict()),
         }
         lake.catalogue.publish_run(row | end)
+        tell(Ended(status, reason))
 
 
 def _mark_killed(lake: Lake) -> None:

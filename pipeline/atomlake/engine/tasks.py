@@ -6,7 +6,9 @@ publishes the record that the task returns.
 
 from __future__ import annotations
 
+import os
 import resource
+import socket
 import time
 import traceback
 import uuid
@@ -60,6 +62,7 @@ class UnitRecord:
     nbytes: int = 0
     peak_nbytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    worker: str = field(default_factory=lambda: f"{socket.gethostname()} {os.getpid()}")
 
     @contextmanager
     def timing(self, stage: str) -> Iterator[None]:

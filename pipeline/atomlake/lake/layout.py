@@ -8,6 +8,7 @@
       descriptors/<descriptor_id>/           zarr group: feature labels and parameters
       parts/<part_id>/structures/            zarr group: the structures of a part
       parts/<part_id>/<descriptor_id>-<8 hex digits>/    zarr group: features of a part
+      logs/<run_id>.jsonl                    what happened in a run; can be deleted
       scratch/                               decompressed sources; can be deleted between runs
 
 Paths inside the catalogue are relative to the lake, with ``/`` between names.
@@ -33,6 +34,7 @@ MARKER = "atomlake.json"
 _IMPOSSIBLE = "%[]\\^|"
 #: Folders of a lake.
 CATALOGUE, DESCRIPTORS, PARTS, SCRATCH = "catalogue", "descriptors", "parts", "scratch"
+LOGS = "logs"
 
 
 def structures_path(part_id: str) -> str:
@@ -58,6 +60,11 @@ def table_path(table: str) -> str:
 def scratch_path(lake: Path | str) -> Path:
     """Folder for decompressed copies of sources."""
     return Path(lake, SCRATCH)
+
+
+def log_path(lake: Path | str, run_id: str) -> Path:
+    """File of what happened in a run, a line of JSON for each event."""
+    return Path(lake, LOGS, f"{run_id}.jsonl")
 
 
 def resolve(lake: Path | str, relative: str) -> Path:
