@@ -188,10 +188,15 @@ class Structures:
     @classmethod
     def from_ase(cls, atoms: ase.Atoms | Iterable[ase.Atoms]) -> Structures:
         """Return the geometry of one or many :class:`ase.Atoms`; labels are not taken over."""
-        if hasattr(atoms, "get_positions"):
-            atoms = [atoms]
-        return cls.concatenate(
-            [cls.single(a.numbers, a.positions, a.cell.array, a.pbc) for a in atoms]
+        group: list[Any] = [atoms] if hasattr(atoms, "get_positions") else list(atoms)
+        if not group:
+            return cls.empty()
+        return cls(
+            numbers=np.concatenate([a.numbers for a in group]).astype(np.int32),
+            positions=np.concatenate([a.positions for a in group], dtype=np.float64),
+            cells=np.array([a.cell.array for a in group], dtype=np.float64),
+            pbc=np.array([a.pbc for a in group], dtype=np.bool_),
+            structure_offsets=_offsets([len(a.numbers) for a in group]),
         )
 
     def to_ase(self) -> list[ase.Atoms]:

@@ -397,14 +397,12 @@ def _kernel_functions(descriptor: SymmetryFunctions) -> kernels.Functions:
         [(p.eta / unit, p.zeta, p.lambda_, p.r_s) for p in functions]
         for functions in (d.g4, d.g5, d.w4)
     )
-    # G1 is the Gaussian of no exponent.
-    g1 = [(0.0, 0.0)] if d.g1 else []
     return kernels.Functions(
         envelope=kernels.Envelope(d.cutoff_function.code, d.cutoff_function.parameter, d.cutoff),
         channel=np.maximum(d.species_table, 0) if d._has_channels else 0 * d.species_table,
-        radial=kernels.radial_functions(g1 + g2, d.g3, np.arange(n_channels) * d._n_per_species),
+        radial=kernels.radial_functions(d.g1, g2, d.g3, np.arange(n_channels) * d._n_per_species),
         closed=kernels.angular_functions(True, g4, pairs),
         opened=kernels.angular_functions(False, g5, pairs + len(g4)),
-        weighted_radial=kernels.radial_functions(w2, (), np.array([first_weighted])),
+        weighted_radial=kernels.radial_functions(False, w2, (), np.array([first_weighted])),
         weighted_closed=kernels.angular_functions(True, w4, np.array([[first_weighted + len(w2)]])),
     )

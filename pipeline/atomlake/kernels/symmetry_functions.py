@@ -56,15 +56,14 @@ class Envelope(NamedTuple):
 
 
 class RadialFunctions(NamedTuple):
-    """Functions of one distance: Gaussians, then cosines.
+    """Functions of one distance: the cutoff function itself, Gaussians, then cosines.
 
     Attributes
     ----------
-    n_gaussians, n_cosines : int
-        How many there are.
-    eta, r_s, amplitude : float64 array
-        Parameters of the Gaussians in 1/Å² and Å, and 1; filled up to a whole block of lanes
-        with Gaussians of amplitude 0.
+    n_plain, n_gaussians, n_cosines : int
+        How many there are; of the first none or one.
+    eta, r_s : float64 array
+        Parameters of the Gaussians in 1/Å² and Å, filled up to a whole block of lanes.
     kappa : float64 array, shape (n_cosines,)
         In 1/Å.
     n_channels : int
@@ -73,11 +72,11 @@ class RadialFunctions(NamedTuple):
         Feature column where the functions of a channel begin.
     """
 
+    n_plain: int
     n_gaussians: int
     n_cosines: int
     eta: Floats
     r_s: Floats
-    amplitude: Floats
     kappa: Floats
     n_channels: int
     column: Integers
@@ -144,19 +143,21 @@ class Functions(NamedTuple):
 
 
 def radial_functions(
-    gaussians: Sequence[tuple[float, float]], kappas: Sequence[float], column: Integers
+    has_plain: bool,
+    gaussians: Sequence[tuple[float, float]],
+    kappas: Sequence[float],
+    column: Integers,
 ) -> RadialFunctions:
     """Lay out functions given by their (eta, r_s) and kappa."""
-    eta, r_s, amplitude = np.zeros((3, n_padded(len(gaussians))))
+    eta, r_s = np.zeros((2, n_padded(len(gaussians))))
     for f, parameters in enumerate(gaussians):
         eta[f], r_s[f] = parameters
-        amplitude[f] = 1.0
     return RadialFunctions(
+        n_plain=int(has_plain),
         n_gaussians=len(gaussians),
         n_cosines=len(kappas),
         eta=eta,
         r_s=r_s,
-        amplitude=amplitude,
         kappa=np.array(kappas, dtype=np.float64),
         n_channels=len(column),
         column=column.astype(np.int64),
@@ -306,7 +307,8 @@ def empty_workspace(functions: Functions, max_pairs: int, n_features: int) -> Wo
     n_powers = max(f.n_powers for f in angular)
     n_gaussians = max(f.n_gaussians for f in angular)
     n_block = max(
-        *(len(f.eta) + f.n_cosines + LANES for f in radial), *(f.n_functions for f in angular)
+        *(f.n_plain + len(f.eta) + f.n_cosines + LANES for f in radial),
+        *(f.n_functions for f in angular),
     )
     # Lanes are loaded and stored whole, so every list has room for one block more.
     n = max_pairs + LANES
@@ -404,11 +406,14 @@ def symmetry_functions(
     )
     positions = pointer(gradient_positions)
     stride = n_features + LANES
-    has_radial = radial.n_gaussians + radial.n_cosines > 0
+    has_radial = radial.n_plain + radial.n_gaussians + radial.n_cosines > 0
     has_weighted_radial = weighted_radial.n_gaussians > 0
     has_closed = closed.n_functions > 0
     has_opened = opened.n_functions > 0
     has_weighted_closed = weighted_closed.n_functions > 0
+    has_weighted = has_weighted_radial or has_weighted_closed
+    has_gradients = has_positions or has_strain
+    has_vectors = has_gradients or has_closed or has_opened or has_weighted_closed
 
     for i in range(first, last):
         n = pair_offsets[i + 1] - pair_offsets[i]
@@ -422,6 +427,8 @@ def symmetry_functions(
             channel,
             closed.n_channels,
             envelope,
+            has_vectors,
+            has_weighted,
             environment,
         )
         first_pair = pair_offsets[i] - pair_offsets[first]
@@ -445,11 +452,11 @@ def symmetry_functions(
             strain,
         )
         plain, weighted = environment.plain, environment.weighted
-        if has_radial:
-            _radial(radial, environment, plain, output)
-        if has_weighted_radial:
-            _radial(weighted_radial, environment, weighted, output)
-        if has_positions or has_strain:
+        if has_gradients:
+            if has_radial:
+                _radial_gradients(radial, environment, plain, output)
+            if has_weighted_radial:
+                _radial_gradients(weighted_radial, environment, weighted, output)
             if has_closed:
                 _angular_gradients(closed, envelope, environment, plain, triples, output)
             if has_opened:
@@ -459,6 +466,10 @@ def symmetry_functions(
                     weighted_closed, envelope, environment, weighted, triples, output
                 )
         else:
+            if has_radial:
+                _radial_values(radial, environment, plain, row)
+            if has_weighted_radial:
+                _radial_values(weighted_radial, environment, weighted, row)
             if has_closed:
                 _angular_values(closed, envelope, environment, plain, triples, row)
             if has_opened:
@@ -477,11 +488,11 @@ def symmetry_functions(
 @inlined
 def _radial_pointers(functions: RadialFunctions) -> RadialFunctions:
     return RadialFunctions(
+        functions.n_plain,
         functions.n_gaussians,
         functions.n_cosines,
         pointer(functions.eta),
         pointer(functions.r_s),
-        pointer(functions.amplitude),
         pointer(functions.kappa),
         functions.n_channels,
         pointer(functions.column),
@@ -557,6 +568,8 @@ def _sort_neighbours(
     channel: Integers,
     n_channels: int,
     envelope: Envelope,
+    has_vectors: bool,
+    has_weighted: bool,
     environment: Environment,
 ) -> None:
     plain, weighted = environment.plain, environment.weighted
@@ -572,11 +585,12 @@ def _sort_neighbours(
         t = bounds[c]
         bounds[c] += 1
         environment.place[t] = pair - first_pair
-        environment.x[t] = vectors[3 * pair]
-        environment.y[t] = vectors[3 * pair + 1]
-        environment.z[t] = vectors[3 * pair + 2]
         environment.r[t] = distances[pair]
-        environment.inverse_r[t] = 1.0 / distances[pair]
+        if has_vectors:
+            environment.x[t] = vectors[3 * pair]
+            environment.y[t] = vectors[3 * pair + 1]
+            environment.z[t] = vectors[3 * pair + 2]
+            environment.inverse_r[t] = 1.0 / distances[pair]
     # Each bound has moved on to the start of the next channel.
     for c in range(n_channels, 0, -1):
         bounds[c] = bounds[c - 1]
@@ -592,20 +606,48 @@ def _sort_neighbours(
         plain.value,
         plain.slope,
     )
-    for t in range(n):
+    for t in range(n if has_weighted else 0):
         weight = float(numbers[neighbour_index[first_pair + environment.place[t]]])
         weighted.value[t] = weight * plain.value[t]
         weighted.slope[t] = weight * plain.slope[t]
 
 
 @kernel
-def _radial(
+def _radial_values(
+    functions: RadialFunctions, environment: Environment, channels: Channels, row: Floats
+) -> None:
+    """Write the radial functions: eight Gaussians in a register, over all neighbours."""
+    for c in range(functions.n_channels):
+        first, last = channels.bounds[c], channels.bounds[c + 1]
+        column = functions.column[c]
+        if functions.n_plain > 0:
+            plain = 0.0
+            for j in range(first, last):
+                plain += channels.value[j]
+            row[column] = plain
+            column += 1
+        for f in range(0, functions.n_gaussians, LANES):
+            eta, r_s = load(functions.eta, f) * -1.0, load(functions.r_s, f)
+            total = broadcast(0.0)
+            for j in range(first, last):
+                d = environment.r[j] - r_s
+                total = total + exponential(eta * d * d) * channels.value[j]
+            store_some(row, column + f, total, 0, functions.n_gaussians - f)
+        column += functions.n_gaussians
+        for f in range(functions.n_cosines):
+            cosines = 0.0
+            for j in range(first, last):
+                cosines += np.cos(functions.kappa[f] * environment.r[j]) * channels.value[j]
+            row[column + f] = cosines
+
+
+@kernel
+def _radial_gradients(
     functions: RadialFunctions, environment: Environment, channels: Channels, output: _Output
 ) -> None:
     """Add the radial functions, and write their gradients."""
-    n_functions = functions.n_gaussians + functions.n_cosines
+    n_functions = functions.n_plain + functions.n_gaussians + functions.n_cosines
     row, block = output.row, output.block
-    has_gradients = output.has_positions or output.has_strain
     for c in range(functions.n_channels):
         column = functions.column[c]
         for j in range(channels.bounds[c], channels.bounds[c + 1]):
@@ -613,26 +655,34 @@ def _radial(
             x = environment.x[j] * environment.inverse_r[j]
             y = environment.y[j] * environment.inverse_r[j]
             z = environment.z[j] * environment.inverse_r[j]
+            to = functions.n_plain
+            if functions.n_plain > 0:
+                row[column] += value
+                block[0] = slope * x
+                block[output.n_block] = slope * y
+                block[2 * output.n_block] = slope * z
             for f in range(0, functions.n_gaussians, LANES):
                 eta = load(functions.eta, f)
                 d = r - load(functions.r_s, f)
-                gaussian = load(functions.amplitude, f) * exponential(eta * d * d * -1.0)
-                store(row, column + f, load(row, column + f) + gaussian * value)
-                if has_gradients:
-                    derivative = gaussian * (slope - eta * d * (2.0 * value))
-                    store(block, f, derivative * x)
-                    store(block, output.n_block + f, derivative * y)
-                    store(block, 2 * output.n_block + f, derivative * z)
-            for f in range(functions.n_gaussians, n_functions):
-                kappa = functions.kappa[f - functions.n_gaussians]
+                gaussian = exponential(eta * d * d * -1.0)
+                n = functions.n_gaussians - f
+                total = load(row, column + to) + gaussian * value
+                store_some(row, column + to, total, 0, n)
+                derivative = gaussian * (slope - eta * d * (2.0 * value))
+                store(block, to, derivative * x)
+                store(block, output.n_block + to, derivative * y)
+                store(block, 2 * output.n_block + to, derivative * z)
+                to += min(n, LANES)
+            for f in range(functions.n_cosines):
+                kappa = functions.kappa[f]
                 cosine, sine = np.cos(kappa * r), np.sin(kappa * r)
-                row[column + f] += cosine * value
+                row[column + to] += cosine * value
                 falling = cosine * slope - kappa * sine * value
-                block[f] = falling * x
-                block[output.n_block + f] = falling * y
-                block[2 * output.n_block + f] = falling * z
-            if has_gradients:
-                _write_block(n_functions, column, j, environment, output)
+                block[to] = falling * x
+                block[output.n_block + to] = falling * y
+                block[2 * output.n_block + to] = falling * z
+                to += 1
+            _write_block(n_functions, column, j, environment, output)
 
 
 @inlined
