@@ -71,7 +71,7 @@ def test_replacing_is_one_commit(lake: Lake) -> None:
     """No version of the lake has both or neither."""
     lake.catalogue.publish_structures(rows("a", "b"), run_id="r1")
     lake = lake.refresh()
-    assert lake.catalogue.publish_structures(
+    lake.catalogue.publish_structures(
         rows("a", content="-new"), retire=live(lake, "a"), run_id="r2"
     )
     assert ids(lake.refresh()) == ["id-b", "id-a-new"]
@@ -81,8 +81,7 @@ def test_replacing_is_one_commit(lake: Lake) -> None:
 def test_retiring_alone_is_a_commit(lake: Lake) -> None:
     lake.catalogue.publish_structures(rows("a", "b"), run_id="r1")
     lake = lake.refresh()
-    n = lake.catalogue.publish_structures(rows(), retire=live(lake, "a"), run_id="r2")
-    assert n == 0
+    lake.catalogue.publish_structures(rows(), retire=live(lake, "a"), run_id="r2")
     assert ids(lake.refresh()) == ["id-b"]
 
 
@@ -102,9 +101,8 @@ def test_keys_may_be_exchanged(lake: Lake) -> None:
     moved = live(lake, "a", "b").with_columns(
         key=pl.col("key").replace_strict({"a": "b", "b": "a"})
     )
-    n = lake.catalogue.publish_structures(moved, retire=live(lake, "a", "b"), run_id="r2")
+    lake.catalogue.publish_structures(moved, retire=live(lake, "a", "b"), run_id="r2")
     found = lake.refresh().catalogue.structures(["structure_id", "key"]).collect()
-    assert n == 2
     assert dict(found.iter_rows()) == {"id-a": "b", "id-b": "a"}
 
 
@@ -177,8 +175,8 @@ def test_a_commit_reads_nothing_of_what_is_there(
 def test_any_folder_name_will_do(tmp_path: Path, name: str) -> None:
     first, second = Lake.create(tmp_path / name), Lake.open(tmp_path / name)
     first.catalogue.publish_structures(rows("a"), run_id="r")
-    second.catalogue.publish_structures(rows("a", "b"), run_id="r")
-    assert ids(first.refresh()) == ["id-a", "id-b"]
+    second.catalogue.publish_structures(of("other", "b"), run_id="r")
+    assert ids(first.refresh()) == ["id-a", "other-b"]
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
@@ -245,43 +243,50 @@ def test_many_commits_stay_quick_to_open_and_readable(lake: Lake) -> None:
 # ----- Several writers
 
 
-def test_what_another_run_published_meanwhile_is_not_published_again(lake: Lake) -> None:
+def of(source: str, *keys: str) -> pl.DataFrame:
+    return rows(*keys).with_columns(
+        source=pl.lit(source), structure_id=pl.lit(f"{source}-") + pl.col("key")
+    )
+
+
+REFUSED = r"first changed structures of \['db'\] after this run .*run it again"
+
+
+def test_of_two_runs_on_one_source_the_second_to_commit_is_refused(lake: Lake) -> None:
+    lake.catalogue.publish_structures(rows("a", "b"), run_id="r")
+    first, second = lake.refresh(), lake.refresh()
+    first.catalogue.publish_structures(rows("c"), run_id="first")
+    with pytest.raises(LakeError, match=REFUSED):
+        second.catalogue.publish_structures(rows("c", "d"), run_id="second")
+    with pytest.raises(LakeError, match=REFUSED):
+        second.catalogue.publish_structures(rows(), retire=live(second, "a"), run_id="second")
+    with pytest.raises(LakeError, match=REFUSED):
+        second.catalogue.require_undisturbed(["db"], run_id="second")
+    first.catalogue.publish_structures(rows("e"), run_id="first")
+    second.refresh().catalogue.publish_structures(rows("f"), run_id="second")
+    assert ids(lake.refresh()) == [f"id-{key}" for key in "abcef"]
+
+
+def test_a_retirement_by_another_run_is_a_change_of_its_source(lake: Lake) -> None:
+    lake.catalogue.publish_structures(rows("a", "b"), run_id="r")
+    first, second = lake.refresh(), lake.refresh()
+    first.catalogue.publish_structures(rows(), retire=live(first, "a"), run_id="first")
+    moved = live(second, "a").with_columns(key=pl.lit("z"))
+    with pytest.raises(LakeError, match=REFUSED):
+        second.catalogue.publish_structures(moved, retire=live(second, "a"), run_id="second")
+    assert ids(lake.refresh()) == ["id-b"]
+
+
+def test_runs_on_different_sources_do_not_disturb_each_other(lake: Lake) -> None:
     first, second = Lake.open(lake.path), Lake.open(lake.path)
-    assert first.catalogue.publish_structures(rows("a", "b"), run_id="first") == 2
-    assert second.catalogue.publish_structures(rows("b", "c"), run_id="second") == 1
-    assert second.catalogue.publish_structures(rows("d"), run_id="second") == 1
-    assert first.catalogue.publish_structures(rows("c", "d", "e"), run_id="first") == 1
-    found = lake.refresh().catalogue.structures(["key", "run_id", "sequence"]).sort("sequence")
-    assert found.collect().rows() == [
-        *[
-            (key, run, s)
-            for (key, run), s in zip(
-                [("a", "first"), ("b", "first"), ("c", "second"), ("d", "second"), ("e", "first")],
-                found.collect()["sequence"],
-                strict=True,
-            )
-        ],
-    ]
+    for i in range(3):
+        first.catalogue.publish_structures(of("one", str(i)), run_id="first")
+        second.catalogue.publish_structures(of("two", str(i)), run_id="second")
+    first.catalogue.require_undisturbed(["one"], run_id="first")
+    assert len(ids(lake.refresh())) == 6
 
 
-def test_two_runs_that_replace_the_same_structure_replace_it_once(lake: Lake) -> None:
-    lake.catalogue.publish_structures(rows("a"), run_id="r")
-    first, second = lake.refresh(), lake.refresh()
-    for run in (first, second):
-        new = rows("a", content="-new")
-        run.catalogue.publish_structures(new, retire=live(run, "a"), run_id="r")
-    assert ids(lake.refresh()) == ["id-a-new"]
-
-
-def test_a_place_that_another_run_vacated_is_free(lake: Lake) -> None:
-    lake.catalogue.publish_structures(rows("a"), run_id="r")
-    first, second = lake.refresh(), lake.refresh()
-    first.catalogue.publish_structures(rows("b"), retire=live(first, "a"), run_id="r")
-    assert second.catalogue.publish_structures(rows("a", content="-new"), run_id="r") == 1
-    assert ids(lake.refresh()) == ["id-b", "id-a-new"]
-
-
-def test_compaction_between_commits_is_no_conflict(lake: Lake) -> None:
+def test_joining_the_files_of_a_table_is_no_change(lake: Lake) -> None:
     for key in "abc":
         lake.catalogue.publish_structures(rows(key), run_id="r")
         Lake.open(lake.path).catalogue.compact()
@@ -289,13 +294,10 @@ def test_compaction_between_commits_is_no_conflict(lake: Lake) -> None:
 
 
 def commit_many(path: Path, writer: int, n: int) -> None:
-    """Publish, as a run does, what the lake did not hold when it was opened."""
+    """Publish, as a run does, structures of a source of its own."""
     lake = Lake.open(path)
-    known = ids(lake)
     for i in range(n):
-        new = rows(f"{writer}-{i}", f"shared-{i}")
-        new = new.filter(~pl.col("structure_id").is_in(known))
-        lake.catalogue.publish_structures(new, run_id=str(writer))
+        lake.catalogue.publish_structures(of(str(writer), str(i)), run_id=str(writer))
         lake.catalogue.publish_run({"run_id": f"{writer}-{i}"})
 
 
@@ -311,10 +313,9 @@ def test_commits_of_several_processes_are_all_there_once(lake: Lake) -> None:
     for process in others:
         process.join()
     assert [process.exitcode for process in others] == [0, 0]
-    found = lake.refresh().catalogue.structures(["key", "sequence"]).collect()
+    found = lake.refresh().catalogue.structures(["structure_id", "sequence"]).collect()
     expected = {f"{w}-{i}" for w in range(n_writers) for i in range(n)}
-    expected |= {f"shared-{i}" for i in range(n)}
-    assert sorted(found["key"]) == sorted(expected)
+    assert sorted(found["structure_id"]) == sorted(expected)
     assert found["sequence"].is_unique().all()
     assert len(lake.refresh().catalogue.runs().collect()) == n_writers * n
 

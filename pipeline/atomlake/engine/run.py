@@ -148,6 +148,9 @@ def run(
                     publisher.take(unit, result)
                 publisher.flush()
                 computed = time.monotonic()
+            lake.catalogue.require_undisturbed(
+                [source.label for source in recipe.sources], run_id=run_id
+            )
             publisher.publish_sources()
         _clear(layout.scratch_path(lake.path))
     return Outcome(

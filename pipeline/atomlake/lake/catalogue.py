@@ -10,8 +10,8 @@ holds. What is true is what the rows say together:
 ``sequence`` is the commit's time in nanoseconds since 1970, counted up over its rows, and
 raised where the clock went backwards: a row that was committed later has the higher one.
 A commit is accepted only on top of the version that its writer has looked at. Of two
-writers that publish a structure under the same key, the second finds the first one's row
-and leaves its own out.
+writers that work on the same source the first to commit structures goes on, and the second is
+refused: what it knows of the source is no longer true.
 """
 
 from __future__ import annotations
@@ -146,8 +146,6 @@ _SUBJECT: Mapping[str, Sequence[str]] = {
     "runs": ["run_id"],
     "sources": ["source", "location"],
 }
-#: What holds at most one structure.
-_PLACE = ["source", "location", "key"]
 #: Commits by others that one commit gives way to before it gives up.
 _ATTEMPTS = 1000
 
@@ -279,6 +277,23 @@ class Catalogue:
 
     # ----- Publishing; every commit is tried until it is in, whoever else commits
 
+    def publish_parts(self, parts: Sequence[PartRecord], *, run_id: str) -> None:
+        """Publish parts, which means nothing to readers before structures lie in them."""
+        rows = [
+            {
+                "part_id": part.part_id,
+                "path": part.path,
+                "n_structures": part.n_structures,
+                "n_atoms": part.n_atoms,
+                "labels": [label._asdict() for label in part.labels],
+                "nbytes": part.nbytes,
+                "files": [file._asdict() for file in part.files],
+                "run_id": run_id,
+            }
+            for part in parts
+        ]
+        self._append("parts", pl.DataFrame(rows, schema=TABLES["parts"]))
+
     def publish_structures(
         self,
         structures: pl.DataFrame,
@@ -286,7 +301,7 @@ class Catalogue:
         retire: pl.DataFrame | None = None,
         parts: Sequence[PartRecord] = (),
         run_id: str,
-    ) -> int:
+    ) -> None:
         """Publish and retire structures in one commit.
 
         Parameters
@@ -301,34 +316,31 @@ class Catalogue:
         run_id : str
             The run.
 
-        Returns
-        -------
-        int
-            How many of ``structures`` were published. Those whose key or structure_id
-            another run published since this catalogue was opened are left out.
+        Raises
+        ------
+        LakeError
+            If another run published or retired structures of one of these sources since this
+            catalogue was opened.
         """
-        if parts:
-            rows = [
-                {
-                    "part_id": part.part_id,
-                    "path": part.path,
-                    "n_structures": part.n_structures,
-                    "n_atoms": part.n_atoms,
-                    "labels": [label._asdict() for label in part.labels],
-                    "nbytes": part.nbytes,
-                    "files": [file._asdict() for file in part.files],
-                    "run_id": run_id,
-                }
-                for part in parts
-            ]
-            self._append("parts", pl.DataFrame(rows, schema=TABLES["parts"]))
+        self.publish_parts(parts, run_id=run_id)
         added = _conform("structures", structures.drop("sequence", "retires", strict=False))
         frames = [added.with_columns(run_id=pl.lit(run_id))]
         if retire is not None:
             ended = retire.select("structure_id", retires="sequence", run_id=pl.lit(run_id))
             frames.append(_conform("structures", ended))
-        n_retired = sum(len(frame) for frame in frames[1:])
-        return self._append("structures", pl.concat(frames), _without_taken) - n_retired
+        self._append("structures", pl.concat(frames), _require_undisturbed)
+
+    def require_undisturbed(self, sources: Sequence[str], *, run_id: str) -> None:
+        """Refuse to go on if structures of some sources were changed by another run.
+
+        Raises
+        ------
+        LakeError
+            As :meth:`publish_structures`.
+        """
+        rows = pl.DataFrame({"source": sources}).with_columns(run_id=pl.lit(run_id))
+        with reporting(self.lake):
+            self._appender("structures").check(_conform("structures", rows), _require_undisturbed)
 
     def publish_features(self, records: Sequence[FeaturesRecord], *, run_id: str) -> None:
         """Publish features of parts, many in one commit."""
@@ -376,11 +388,14 @@ class Catalogue:
                 path = layout.resolve(self.lake, layout.table_path(name))
                 DeltaTable(path).optimize.compact()
 
-    def _append(self, name: str, rows: pl.DataFrame, check: _Check | None = None) -> int:
+    def _append(self, name: str, rows: pl.DataFrame, check: _Check | None = None) -> None:
         with reporting(self.lake):
-            if name not in self._appenders:
-                self._appenders[name] = _Appender(name, self._table(name))
-            return self._appenders[name].append(rows, check)
+            self._appender(name).append(rows, check)
+
+    def _appender(self, name: str) -> _Appender:
+        if name not in self._appenders:
+            self._appenders[name] = _Appender(name, self._table(name))
+        return self._appenders[name]
 
 
 def _versions_at(lake: Path | str, as_of: str | datetime) -> dict[str, int]:
@@ -415,7 +430,7 @@ def _versions_at(lake: Path | str, as_of: str | datetime) -> dict[str, int]:
 
 # ----- Appending
 
-_Check = Callable[[pl.DataFrame, pl.LazyFrame, pl.LazyFrame], pl.DataFrame]
+_Check = Callable[[pl.DataFrame, pl.LazyFrame, pl.LazyFrame], None]
 
 
 class _Appender:
@@ -436,22 +451,12 @@ class _Appender:
         self._base = self._sequence = _newest_sequence(_scan(name, base))
         self._others: set[str] = set()
 
-    def append(self, rows: pl.DataFrame, check: _Check | None = None) -> int:
-        """Commit ``rows``, less those that ``check`` drops; return how many there were."""
+    def append(self, rows: pl.DataFrame, check: _Check | None = None) -> None:
+        """Commit ``rows``, unless ``check`` refuses them."""
+        if rows.is_empty():
+            return
         for _ in range(_ATTEMPTS):
-            self._table.update_incremental()
-            unknown = set(self._table.file_uris()) - self._known
-            if unknown:
-                newest = _newest_sequence(_scan(self._name, self._table, unknown))
-                self._sequence = max(self._sequence, newest)
-                self._known |= unknown
-                self._others |= unknown
-            if self._others and check is not None:
-                others = _scan(self._name, self._table, self._others)
-                since = others.filter(pl.col("sequence") > self._base)
-                rows = check(rows, since, _scan(self._name, self._table))
-            if rows.is_empty():
-                return 0
+            self.check(rows, check)
             first = max(time.time_ns(), self._sequence + 1)
             try:
                 write_deltalake(
@@ -466,28 +471,48 @@ class _Appender:
             self._known = set(self._table.file_uris())
             self._others &= self._known
             self._sequence = first + len(rows) - 1
-            return len(rows)
+            return
         raise LakeError(
             f"{_ATTEMPTS} times another process committed to {self._table.table_uri} first; "
             "run fewer at once"
         )
+
+    def check(self, rows: pl.DataFrame, check: _Check | None) -> None:
+        """Look at the newest version, and let ``check`` compare ``rows`` with what others added."""
+        self._table.update_incremental()
+        unknown = set(self._table.file_uris()) - self._known
+        if unknown:
+            newest = _newest_sequence(_scan(self._name, self._table, unknown))
+            self._sequence = max(self._sequence, newest)
+            self._known |= unknown
+            self._others |= unknown
+        if self._others and check is not None:
+            others = _scan(self._name, self._table, self._others & set(self._table.file_uris()))
+            since = others.filter(pl.col("sequence") > self._base)
+            check(rows, since, _scan(self._name, self._table))
 
 
 def _newest_sequence(rows: pl.LazyFrame) -> int:
     return rows.select(pl.col("sequence").max()).collect().item() or 0
 
 
-def _without_taken(rows: pl.DataFrame, others: pl.LazyFrame, log: pl.LazyFrame) -> pl.DataFrame:
-    """Drop structures whose place or identity another writer's row has, if that row holds."""
-    for identity in (_PLACE, ["structure_id"]):
-        new = rows.filter(pl.col("retires").is_null()).lazy().select(identity)
-        if others.join(new, on=identity, how="semi").select(pl.len()).collect().item():
-            live = _live(log.join(new, on=identity, how="semi"), _retired(log))
-            taken = _live(live.with_columns(retires=None), rows.select("retires").drop_nulls())
-            kept = rows.lazy().join(taken, on=identity, how="anti")
-            ended = rows.filter(pl.col("retires").is_not_null())
-            rows = pl.concat([kept.filter(pl.col("retires").is_null()).collect(), ended])
-    return rows
+def _require_undisturbed(rows: pl.DataFrame, since: pl.LazyFrame, log: pl.LazyFrame) -> None:
+    """Refuse rows about sources that rows of other runs are about."""
+    others = since.filter(~pl.col("run_id").is_in(rows["run_id"].unique().drop_nulls().implode()))
+    both = _sources(rows.lazy(), log).join(_sources(others, log), on="source").collect()
+    if len(both):
+        runs = sorted(others.select("run_id").unique().collect()["run_id"].drop_nulls())
+        raise LakeError(
+            f"{' and '.join(runs)} changed structures of {sorted(both['source'])} after this run "
+            "had compared them with their sources; run it again: what it published stays"
+        )
+
+
+def _sources(rows: pl.LazyFrame, log: pl.LazyFrame) -> pl.LazyFrame:
+    """Sources of the structures that rows publish or retire."""
+    retired = rows.select(sequence="retires").drop_nulls()
+    ended = log.join(retired, on="sequence", how="semi")
+    return pl.concat([rows.select("source"), ended.select("source")]).drop_nulls().unique()
 
 
 # ----- What rows say
