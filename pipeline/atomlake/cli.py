@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
+from datetime import timedelta
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import click
 
@@ -396,6 +398,91 @@ def verify(lake: str, as_json: bool) -> None:
         )
     if report.problems:
         sys.exit(ExitCode.DAMAGED)
+
+
+# ----- Maintenance
+
+
+class _Age(click.ParamType[timedelta]):
+    """A time span such as 30min, 12h or 7d."""
+
+    name = "age"
+    units: ClassVar[dict[str, timedelta]] = {
+        "s": timedelta(seconds=1),
+        "min": timedelta(minutes=1),
+        "h": timedelta(hours=1),
+        "d": timedelta(days=1),
+    }
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> timedelta:
+        """Return the time span."""
+        if isinstance(value, timedelta):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)", value)
+        if not found:
+            self.fail(f"{value!r} is no time span such as 30min, 12h or 7d", param, ctx)
+        return float(found[1]) * self.units[found[2]]
+
+
+@main.command()
+@click.argument("lake", type=click.Path())
+@click.option("--part-size", default="192MB", show_default=True, help="Bytes on disk of a part.")
+@_as_json
+@_reports_errors
+def compact(lake: str, part_size: str, as_json: bool) -> None:
+    """Join the small parts of LAKE; its old ones stay for readers until they are purged."""
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    from atomlake.lake import compaction
+
+    try:
+        nbytes = TypeAdapter(ByteSize).validate_python(part_size)
+    except ValidationError:
+        raise click.BadParameter(f"{part_size!r} is no size such as 192MB") from None
+    done = compaction.compact(lake, nbytes)
+    if as_json:
+        _print_json(asdict(done))
+    else:
+        click.echo(
+            f"{lake}: {done.n_parts_before:,} parts became {done.n_parts_after:,}; "
+            f"{done.n_moved:,} structures moved, {_size(done.nbytes)} written"
+        )
+
+
+@main.command()
+@click.argument("lake", type=click.Path())
+@click.option(
+    "--older-than", type=_Age(), default="1d", show_default=True, help="Since the last writing."
+)
+@_as_json
+@_reports_errors
+def collect(lake: str, older_than: timedelta, as_json: bool) -> None:
+    """Remove from LAKE what was never published: files of tasks that died."""
+    from atomlake.lake import garbage
+
+    _tell_removed(lake, garbage.collect(lake, older_than), as_json)
+
+
+@main.command()
+@click.argument("lake", type=click.Path())
+@click.option(
+    "--older-than", type=_Age(), default="7d", show_default=True, help="Since nothing shows it."
+)
+@_as_json
+@_reports_errors
+def purge(lake: str, older_than: timedelta, as_json: bool) -> None:
+    """Remove from LAKE what was retired, replaced or joined, and its states of that time."""
+    from atomlake.lake import garbage
+
+    _tell_removed(lake, garbage.purge(lake, older_than), as_json)
+
+
+def _tell_removed(lake: str, removed: list[Any], as_json: bool) -> None:
+    nbytes = sum(group.nbytes for group in removed)
+    if as_json:
+        _print_json({"groups": [group.path for group in removed], "nbytes": nbytes})
+    else:
+        click.echo(f"{lake}: {len(removed):,} groups removed, {_size(nbytes)}")
 
 
 # ----- What there is

@@ -19,26 +19,33 @@ from atomlake.lake.catalogue import TABLES
 Content = Mapping[str, Mapping[str, str]]
 
 
-def content(lake: Lake) -> dict[str, dict[str, str]]:
+def content(lake: Lake, *, with_ids: bool = True) -> dict[str, dict[str, str]]:
     """Digest what a lake shows of each structure.
+
+    Parameters
+    ----------
+    lake : Lake
+        The lake.
+    with_ids : bool
+        Whether structure_ids count: those of equal structures depend on which came first.
 
     Raises
     ------
     AssertionError
         If a structure is shown twice.
     """
-    found = {"structures": _by_key(lake.structures())}
+    found = {"structures": _by_key(lake.structures(), with_ids)}
     for kind, gradients in lake.descriptors().select("descriptor_id", "gradients").unique().rows():
-        found[f"features {kind}"] = _by_key(lake.features(kind))
+        found[f"features {kind}"] = _by_key(lake.features(kind), with_ids)
         if gradients != "none":
-            found[f"{gradients} {kind}"] = _by_key(lake.gradients(kind, form=gradients))
+            found[f"{gradients} {kind}"] = _by_key(lake.gradients(kind, form=gradients), with_ids)
     return found
 
 
-def _by_key(data: xr.Dataset) -> dict[str, str]:
+def _by_key(data: xr.Dataset, with_ids: bool) -> dict[str, str]:
     keys = [str(key) for key in data["key"].values]
     assert len(set(keys)) == len(keys), f"a structure is shown twice: {sorted(keys)}"
-    ids = [str(i) for i in data["structure_id"].values]
+    ids = [str(i) if with_ids else "" for i in data["structure_id"].values]
     bounds = {"structure": np.arange(len(keys) + 1), "atom": data["structure_offsets"].values}
     arrays = {
         str(name): (variable.dims[0], variable.values)

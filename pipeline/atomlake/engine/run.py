@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 import socket
 import tempfile
@@ -40,8 +38,9 @@ from atomlake.engine.plan import Plan, make_plan
 from atomlake.engine.tasks import UnitRecord
 from atomlake.engine.units import Unit
 from atomlake.engine.versions import versions
-from atomlake.errors import AtomlakeError, BusyError, ExitCode, LakeError
+from atomlake.errors import AtomlakeError, ExitCode, LakeError
 from atomlake.lake import Lake, layout, parts
+from atomlake.lake.lock import LOCK, alone
 from atomlake.recipe import Recipe
 
 #: Seconds between two commits of finished parts.
@@ -49,9 +48,6 @@ PUBLISH_INTERVAL = 2.0
 
 #: What a row that retires another needs of it.
 _ENDED = ("structure_id", "sequence")
-
-#: File in the scratch folder whose lock a run holds.
-LOCK = "run.lock"
 
 
 class RefusedError(AtomlakeError):
@@ -124,7 +120,7 @@ def run(
         recipe.cluster.join()
     started = time.monotonic()
     lake = Lake.create(recipe.lake)
-    with _alone(lake.path):
+    with alone(lake.path):
         run_id = _new_run_id()
         _mark_killed(lake)
         prepare = cache(recipe.cluster.prepare) if executor == "cluster" else lambda: None
@@ -395,25 +391,6 @@ def _mark_killed(lake: Lake) -> None:
 
 def _new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
-
-
-@contextmanager
-def _alone(lake: Path) -> Iterator[None]:
-    """Hold the lake's run lock; the kernel frees it when the process ends, however it ends."""
-    path = layout.scratch_path(lake) / LOCK
-    with open(path, "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise BusyError(
-                f"another run is at work in {lake} ({lock.read().strip() or 'unknown'}); "
-                "wait for it to end, or stop it: this run would do the same work again"
-            ) from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
-        yield
 
 
 def _clear(scratch: Path) -> None:

@@ -17,11 +17,12 @@ refused: what it knows of the source is no longer true.
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -30,7 +31,7 @@ import polars as pl
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from atomlake.errors import LakeError
+from atomlake.errors import BusyError, LakeError
 from atomlake.lake import layout
 from atomlake.lake.parts import FeaturesRecord, PartRecord
 
@@ -146,6 +147,8 @@ _SUBJECT: Mapping[str, Sequence[str]] = {
     "runs": ["run_id"],
     "sources": ["source", "location"],
 }
+#: Property of a table: the first version that was not purged.
+_OLDEST = "atomlake.oldestVersion"
 #: Commits by others that one commit gives way to before it gives up.
 _ATTEMPTS = 1000
 
@@ -205,9 +208,15 @@ class Catalogue:
         for name in TABLES:
             with reporting(lake):
                 path = layout.resolve(lake, layout.table_path(name))
-                tables[name] = DeltaTable(
-                    path, version=None if versions is None else versions[name]
-                )
+                table = DeltaTable(path)
+                if versions is not None:
+                    oldest = int(table.metadata().configuration.get(_OLDEST, 0))
+                    if versions[name] < oldest:
+                        raise LakeError(
+                            f"{lake} has no state {as_of} any more: what is that old was purged"
+                        )
+                    table = DeltaTable(path, version=versions[name])
+                tables[name] = table
                 if tables[name].protocol().min_reader_version > 1:
                     raise LakeError(
                         f"the table {name} of {lake} was rewritten by other software with features "
@@ -318,7 +327,7 @@ class Catalogue:
 
         Raises
         ------
-        LakeError
+        BusyError
             If another run published or retired structures of one of these sources since this
             catalogue was opened.
         """
@@ -335,7 +344,7 @@ class Catalogue:
 
         Raises
         ------
-        LakeError
+        BusyError
             As :meth:`publish_structures`.
         """
         rows = pl.DataFrame({"source": sources}).with_columns(run_id=pl.lit(run_id))
@@ -388,6 +397,24 @@ class Catalogue:
                 path = layout.resolve(self.lake, layout.table_path(name))
                 DeltaTable(path).optimize.compact()
 
+    def forget(self, older_than: timedelta) -> None:
+        """Drop what no version since ``older_than`` ago shows, and the versions before.
+
+        Raises
+        ------
+        LakeError
+            If the tables cannot be written.
+        """
+        horizon = int(1e9 * (time.time() - older_than.total_seconds()))
+        parts_shown: pl.Series | None = None
+        with reporting(self.lake):
+            for name in TABLES:
+                path = layout.resolve(self.lake, layout.table_path(name))
+                shown = _rewrite(name, path, horizon, parts_shown)
+                if name == "structures":
+                    parts_shown = shown["part_id"].unique()
+                _forget_versions(path, older_than)
+
     def _append(self, name: str, rows: pl.DataFrame, check: _Check | None = None) -> None:
         with reporting(self.lake):
             self._appender(name).append(rows, check)
@@ -416,16 +443,20 @@ def _versions_at(lake: Path | str, as_of: str | datetime) -> dict[str, int]:
                 f"as_of={as_of!r} is neither a version such as 7.3.9.4.2 nor a time such as "
                 "2026-01-31T12:00"
             ) from None
-    time_ms = 1000 * (as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)).timestamp()
+    as_of = as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)
     versions = {}
     for name in TABLES:
         with reporting(lake):
-            history = DeltaTable(layout.resolve(lake, layout.table_path(name))).history()
-        # Times that commits carry inside: those of the files change when a lake is copied.
-        versions[name] = max(
-            (c["version"] for c in history if c["timestamp"] <= time_ms), default=0
-        )
+            table = DeltaTable(layout.resolve(lake, layout.table_path(name)))
+            versions[name] = _version_at(table, as_of)
     return versions
+
+
+def _version_at(table: DeltaTable, time: datetime) -> int:
+    """The version that was the newest at a time; the first of all if there was none."""
+    # Times that commits carry inside: those of the files change when a lake is copied.
+    time_ms = 1000 * time.timestamp()
+    return max((c["version"] for c in table.history() if c["timestamp"] <= time_ms), default=0)
 
 
 # ----- Appending
@@ -502,7 +533,7 @@ def _require_undisturbed(rows: pl.DataFrame, since: pl.LazyFrame, log: pl.LazyFr
     both = _sources(rows.lazy(), log).join(_sources(others, log), on="source").collect()
     if len(both):
         runs = sorted(others.select("run_id").unique().collect()["run_id"].drop_nulls())
-        raise LakeError(
+        raise BusyError(
             f"{' and '.join(runs)} changed structures of {sorted(both['source'])} after this run "
             "had compared them with their sources; run it again: what it published stays"
         )
@@ -513,6 +544,65 @@ def _sources(rows: pl.LazyFrame, log: pl.LazyFrame) -> pl.LazyFrame:
     retired = rows.select(sequence="retires").drop_nulls()
     ended = log.join(retired, on="sequence", how="semi")
     return pl.concat([rows.select("source"), ended.select("source")]).drop_nulls().unique()
+
+
+# ----- Forgetting
+
+
+def _rewrite(name: str, path: Path, horizon: int, parts_shown: pl.Series | None) -> pl.DataFrame:
+    """Commit a table without what no version since ``horizon`` shows; return what is left."""
+    for _ in range(_ATTEMPTS):
+        table = DeltaTable(path)
+        log = _scan(name, table).collect()
+        shown = _shown_since(name, log, horizon, parts_shown)
+        if len(shown) == len(log):
+            return shown
+        with suppress(CommitFailedError):
+            write_deltalake(
+                table,
+                shown,
+                mode="overwrite",
+                commit_properties=CommitProperties(max_commit_retries=0),
+            )
+            return shown
+    raise LakeError(f"{_ATTEMPTS} times another process committed to {path} first")
+
+
+def _shown_since(
+    name: str, log: pl.DataFrame, horizon: int, parts_shown: pl.Series | None
+) -> pl.DataFrame:
+    """Rows that some version since ``horizon`` shows."""
+    if name == "structures":
+        ended = log.filter(pl.col("sequence") < horizon)["retires"].drop_nulls().implode()
+        return log.filter(
+            ~pl.col("sequence").is_in(ended), ~pl.col("retires").is_in(ended).fill_null(False)
+        )
+    follower = pl.col("sequence").sort().shift(-1).over(_SUBJECT[name])
+    log = log.sort("sequence").filter((follower >= horizon) | follower.is_null())
+    if parts_shown is None or "part_id" not in log.columns:
+        return log
+    return log.filter(
+        pl.col("part_id").is_in(parts_shown.implode()) | (pl.col("sequence") >= horizon)
+    )
+
+
+def _forget_versions(path: Path, older_than: timedelta) -> None:
+    """Remove files and versions of a table that were replaced longer ago than ``older_than``."""
+    table = DeltaTable(path)
+    oldest = _version_at(table, datetime.now(UTC) - older_than)
+    table.vacuum(
+        retention_hours=math.ceil(older_than / timedelta(hours=1)),
+        dry_run=False,
+        enforce_retention_duration=False,
+    )
+    table = DeltaTable(path)
+    duration = f"interval {math.ceil(older_than.total_seconds())} seconds"
+    table.alter.set_table_properties(
+        {"delta.logRetentionDuration": duration, _OLDEST: str(oldest)}, raise_if_not_exists=False
+    )
+    table = DeltaTable(path)
+    table.create_checkpoint()
+    table.cleanup_metadata()
 
 
 # ----- What rows say

@@ -1,4 +1,8 @@
-"""What lies in a lake and was never published: left by tasks that died, or still being written."""
+"""What no reader of a lake sees.
+
+It was never published: left by tasks that died, or still being written. Or nothing shows it
+any more: parts whose structures were retired or moved, which readers of older states still use.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from typing import NamedTuple
 
 from atomlake.lake import layout
 from atomlake.lake.catalogue import Catalogue, reporting
+from atomlake.lake.lock import alone
 
 
 class Unpublished(NamedTuple):
@@ -50,9 +55,45 @@ def unpublished(lake: Path | str, older_than: timedelta = timedelta(0)) -> list[
 def collect(lake: Path | str, older_than: timedelta) -> list[Unpublished]:
     """Remove what :func:`unpublished` lists.
 
-    ``older_than`` must exceed the time from a task's first file to the commit of its record.
+    Parameters
+    ----------
+    lake : Path or str
+        The lake.
+    older_than : timedelta
+        Must exceed the time from a task's first file to the commit of its record, on whatever
+        machine it runs.
+
+    Raises
+    ------
+    LakeError
+        If the catalogue cannot be read, or a run is at work in the lake.
     """
-    garbage = unpublished(lake, older_than)
+    with alone(lake, "collection"):
+        return _remove(lake, unpublished(lake, older_than))
+
+
+def purge(lake: Path | str, older_than: timedelta) -> list[Unpublished]:
+    """Remove what no state of the lake since ``older_than`` ago shows, and all older states.
+
+    Parameters
+    ----------
+    lake : Path or str
+        The lake.
+    older_than : timedelta
+        Readers that opened the lake, or open it ``as_of`` a time, less long ago are not
+        disturbed.
+
+    Raises
+    ------
+    LakeError
+        If the catalogue cannot be read or written, or a run is at work in the lake.
+    """
+    with alone(lake, "purge"):
+        Catalogue.open(lake).forget(older_than)
+        return _remove(lake, unpublished(lake, older_than))
+
+
+def _remove(lake: Path | str, garbage: list[Unpublished]) -> list[Unpublished]:
     for group in garbage:
         root = layout.resolve(lake, group.path)
         shutil.rmtree(root)
