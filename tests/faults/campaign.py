@@ -11,6 +11,7 @@ All the while a reader opens the lake again and again, and reads everything in i
 
 - *Scripted*: the run computes in the driver's process, which is killed before and after each file
   of a part, and before, in the middle of and after each commit. Every point is tried.
+- *Compaction*: the same, for ``atomlake compact`` of a lake of many small parts.
 - *Local*: ``atomlake run`` on its local cluster. The driver (in whose process dask's scheduler and
   nannies live), a worker, or the process that workers are forked from is killed at a random time,
   or a worker at a scripted point.
@@ -62,7 +63,8 @@ from atomlake.engine import run as running  # noqa: E402
 from atomlake.engine.run import run  # noqa: E402
 from atomlake.engine.tasks import warm  # noqa: E402
 from atomlake.lake import Lake  # noqa: E402
-from atomlake.lake.garbage import collect  # noqa: E402
+from atomlake.lake.compaction import compact  # noqa: E402
+from atomlake.lake.garbage import collect, purge  # noqa: E402
 from atomlake.lake.verify import verify  # noqa: E402
 
 #: Seconds after which a run that was disturbed is said to hang.
@@ -223,6 +225,7 @@ class Campaign:
         self.n_survived = 0
         self.n_orphans = 0
         self.points: list[str] = []
+        self.compaction_points: list[str] = []
         self.log = folder / "log"
         self.current = folder / "current"
         self.stop = folder / "stop"
@@ -252,6 +255,21 @@ class Campaign:
         self.expected = json.loads((self.folder / "expected.json").read_text())
         assert len(self.expected["structures"]) == self.n_structures
         self.current.write_text(str(lake))
+
+    def prepare_compaction(self) -> None:
+        """Make a lake of small parts, and list the points of its compaction."""
+        lake, record = self.folder / "small-parts", self.folder / "compaction-points"
+        asked = recipes.load(make_recipe(self.folder, lake, self.n_structures, 4))
+        copy = self.folder / "small-parts-copy"
+
+        def work() -> None:
+            run(asked, executor="synchronous")
+            shutil.copytree(lake, copy)
+            kill_points.points.arm(str(copy), record=str(record))
+            compact(copy)
+
+        wait_for(in_child(work, self.log), self.log)
+        self.compaction_points = record.read_text().splitlines()
 
     @contextlib.contextmanager
     def read_in_parallel(self) -> Iterator[None]:
@@ -328,6 +346,31 @@ class Campaign:
         self.count("driver, scripted" if is_killed else None)
         self.converge(lake, recipe, what)
 
+    def in_compaction(self, nth: int) -> None:
+        """Kill a compaction at a scripted point, then run and compact undisturbed."""
+        lake, recipe = self.fresh(4)
+        # The reader looks at a lake as soon as it is there.
+        shutil.copytree(self.folder / "small-parts", self.folder / "copy").rename(lake)
+        token = self.folder / "token"
+        token.unlink(missing_ok=True)
+
+        def work() -> None:
+            kill_points.points.arm(str(lake), nth=nth, token=str(token))
+            compact(lake)
+
+        is_killed = wait_for(in_child(work, self.log), self.log)
+        self.count("compaction, scripted" if is_killed else None)
+        what = f"a kill at point {nth} of a compaction ({self.compaction_points[nth - 1]})"
+        self.converge(lake, recipe, what)
+
+        def again() -> None:
+            compact(lake)
+            purge(lake, timedelta(hours=1))
+            self.compare(lake)
+            assert len(Lake.open(lake).catalogue.structures(["part_id"]).unique().collect()) == 1
+
+        wait_for(in_child(again, self.log), self.log)
+
     def on_local_cluster(self, victim: str, longest: float) -> None:
         """Kill a process of ``atomlake run``: the driver, a worker or the workers' parent."""
         lake, recipe = self.fresh(2)
@@ -399,6 +442,8 @@ class Campaign:
         """Return the counts."""
         return {
             "points": len(self.points),
+            "points_of_compaction": len(self.compaction_points),
+            "cycles": self.n_cycles,
             "kills": sum(self.kills.values()),
             "kills_by_victim": dict(self.kills),
             "exit_codes_of_runs_that_went_on": dict(self.codes),
@@ -433,11 +478,18 @@ def role(process: psutil.Process, leader: int) -> str:
     return "other"
 
 
+def spread(n_points: int, n_wanted: int | None) -> range:
+    """Return all points, or some spread evenly, counted from 1."""
+    step = 1 if n_wanted is None else -(-n_points // n_wanted) if n_wanted else n_points + 1
+    return range(step, n_points + 1, step)
+
+
 # ----- Command
 
 
 @click.command()
 @click.option("--points", type=int, help="Scripted points to try, spread evenly; all if not given.")
+@click.option("--compaction", type=int, help="The same for the points of a compaction.")
 @click.option(
     "--random", "n_random", default=80, show_default=True, help="Kills on the local cluster."
 )
@@ -446,7 +498,14 @@ def role(process: psutil.Process, leader: int) -> str:
 )
 @click.option("--structures", default=16, show_default=True, help="Structures of the recipe.")
 @click.option("--seed", default=1, show_default=True, help="Of the random times and victims.")
-def main(points: int | None, n_random: int, n_explicit: int, structures: int, seed: int) -> None:
+def main(
+    points: int | None,
+    compaction: int | None,
+    n_random: int,
+    n_explicit: int,
+    structures: int,
+    seed: int,
+) -> None:
     """Kill runs in every way there is; print the counts as JSON; fail if anything was lost."""
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="atomlake-faults-"))
@@ -454,9 +513,15 @@ def main(points: int | None, n_random: int, n_explicit: int, structures: int, se
     failures = []
     try:
         campaign.prepare()
-        every = range(1, len(campaign.points) + 1)
-        chosen = every if points is None else every[:: -(-len(every) // points)] if points else []
-        cycles: list[Callable[[], None]] = [lambda n=n: campaign.at_point(n) for n in chosen]
+        if compaction != 0:
+            campaign.prepare_compaction()
+        cycles: list[Callable[[], None]] = [
+            lambda n=n: campaign.at_point(n) for n in spread(len(campaign.points), points)
+        ]
+        cycles += [
+            lambda n=n: campaign.in_compaction(n)
+            for n in spread(len(campaign.compaction_points), compaction)
+        ]
         local = ["driver", "worker", "worker, scripted", "parent of the workers"]
         cycles += [
             lambda v=local[i % 4]: campaign.on_local_cluster(v, 0.6) for i in range(n_random)
