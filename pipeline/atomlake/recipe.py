@@ -217,6 +217,10 @@ class Recipe(BaseModel):
     cluster: Cluster = Field(default=Local(), description="Where the work runs.")
     limits: Limits = Limits()
     parts: PartSize = PartSize()
+    durable: bool = Field(
+        default=False,
+        description="Wait for the disk before publishing: what is in the lake survives power cuts.",
+    )
     schedule: Schedule | None = Field(default=None, description="When it runs by itself.")
     checks: Checks = Checks()
 
@@ -258,7 +262,7 @@ class Recipe(BaseModel):
     @property
     def recipe_hash(self) -> str:
         """Hash of what decides the content of the lake: all but where and when it runs."""
-        content = self.model_dump(mode="json", exclude={"cluster", "schedule", "checks"})
+        content = self.model_dump(mode="json", exclude={"cluster", "schedule", "checks", "durable"})
         return hashlib.blake2b(
             json.dumps(content, sort_keys=True).encode(), digest_size=8
         ).hexdigest()

@@ -296,6 +296,32 @@ def test_what_does_not_fit_in_memory_is_refused(database):
     assert any("fewer workers" in refusal for refusal in preview(recipe).refusals)
 
 
+def test_a_durable_run_publishes_nothing_that_is_not_on_the_disk(database, monkeypatch):
+    """Files that the catalogue names were flushed before the commit that names them."""
+    from atomlake.lake import catalogue
+
+    flushed, checked = set(), []
+    flush, write_table = os.fsync, catalogue.write_deltalake
+
+    def note(file):
+        flushed.add(os.readlink(f"/dev/fd/{file}"))
+        flush(file)
+
+    def check(table, rows, **options):
+        for row in rows.iter_rows(named=True):
+            for file in row.get("files") or ():
+                path = database.lake.absolute() / row["path"] / file["name"]
+                assert str(path) in flushed
+                checked.append(path)
+        return write_table(table, rows, **options)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(catalogue, "write_deltalake", check)
+    run(database.recipe.model_copy(update={"durable": True}), executor="synchronous")
+    assert len(checked) > 10
+    assert any("_delta_log" in path for path in flushed)
+
+
 def test_two_runs_do_not_work_in_one_lake(database):
     database.run()
     with open(database.lake / "scratch" / "run.lock", "a") as lock:

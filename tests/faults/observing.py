@@ -43,7 +43,8 @@ def content(lake: Lake, *, with_ids: bool = True) -> dict[str, dict[str, str]]:
 
 
 def _by_key(data: xr.Dataset, with_ids: bool) -> dict[str, str]:
-    keys = [str(key) for key in data["key"].values]
+    names = zip(data["source"].values, data["key"].values, strict=True)
+    keys = [f"{source}:{key}" for source, key in names]
     assert len(set(keys)) == len(keys), f"a structure is shown twice: {sorted(keys)}"
     ids = [str(i) if with_ids else "" for i in data["structure_id"].values]
     bounds = {"structure": np.arange(len(keys) + 1), "atom": data["structure_offsets"].values}

@@ -127,7 +127,7 @@ def test_a_structure_that_is_retired_meanwhile_does_not_come_back(
     monkeypatch.setattr(compaction, "write_structures", disturbed)
     with pytest.raises(LakeError, match="retirement changed structures"):
         compact(builder.lake.path)
-    assert "0" not in content(builder.lake.refresh())["structures"]
+    assert "db:0" not in content(builder.lake.refresh())["structures"]
     assert not verify(builder.lake.refresh(), deep=True).problems
 
 

@@ -9,7 +9,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -40,6 +40,7 @@ from atomlake.engine.units import Unit
 from atomlake.engine.versions import versions
 from atomlake.errors import AtomlakeError, ExitCode, LakeError
 from atomlake.lake import Lake, layout, parts
+from atomlake.lake.durability import Disk
 from atomlake.lake.lock import LOCK, alone
 from atomlake.recipe import Recipe
 
@@ -134,10 +135,12 @@ def run(
             listening.append(log)
         tell(Planned(len(plan.units), plan.estimate))
         planned = time.monotonic()
-        publisher = _Publisher(lake, plan, run_id, tell)
+        disk = Disk(lake.path) if recipe.durable else None
+        publisher = _Publisher(lake, plan, run_id, tell, disk)
         with closing(log) if log else nullcontext(), _recorded(lake, recipe, run_id, totals, tell):
             for _, descriptor in plan.descriptors:
                 parts.write_descriptor(lake.path, descriptor)
+            publisher.wait_for_disk([layout.DESCRIPTORS])
             publisher.publish_at_once()
             with ExitStack() as stack:
                 for unit, result in _execute(recipe, plan, lake, executor, tell, stack):
@@ -148,6 +151,7 @@ def run(
                 [source.label for source in recipe.sources], run_id=run_id
             )
             publisher.publish_sources()
+            publisher.wait_for_disk([layout.CATALOGUE])
         _clear(layout.scratch_path(lake.path))
     return Outcome(
         run_id,
@@ -209,6 +213,7 @@ class _Publisher:
     plan: Plan
     run_id: str
     tell: Listener
+    disk: Disk | None = None
     waiting: list[UnitRecord] = field(default_factory=list)
     failed_locations: set[tuple[str, str]] = field(default_factory=set)
     published_at: float = field(default_factory=time.monotonic)
@@ -259,6 +264,7 @@ class _Publisher:
         """Publish all that waits: the structures, then their features."""
         records, self.waiting = self.waiting, []
         catalogue = self.lake.catalogue
+        self.wait_for_disk(path for record in records for path in record.paths)
         rows = (
             pl.concat([record.structures for record in records], how="diagonal")
             if records
@@ -276,6 +282,7 @@ class _Publisher:
         if features:
             catalogue.publish_features(features, run_id=self.run_id)
         if records:
+            self.wait_for_disk([layout.CATALOGUE])
             self.tell(
                 Published(
                     sum(record.part is not None for record in records),
@@ -283,6 +290,11 @@ class _Publisher:
                 )
             )
         self.published_at = time.monotonic()
+
+    def wait_for_disk(self, paths: Iterable[str]) -> None:
+        """Return when files are on the disk, if the recipe asks for that."""
+        if self.disk is not None:
+            self.disk.wait_for(paths)
 
     def publish_at_once(self) -> None:
         """Publish what needs no computing: what is gone, what has a new key, what is unreadable."""

@@ -64,6 +64,12 @@ class UnitRecord:
     seconds: dict[str, float] = field(default_factory=dict)
     worker: str = field(default_factory=lambda: f"{socket.gethostname()} {os.getpid()}")
 
+    @property
+    def paths(self) -> list[str]:
+        """Groups that were written, relative to the lake."""
+        part = [] if self.part is None else [self.part.path]
+        return part + [features.path for features in self.features]
+
     @contextmanager
     def timing(self, stage: str) -> Iterator[None]:
         """Add the time of the block to a stage."""

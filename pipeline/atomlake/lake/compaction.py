@@ -23,6 +23,7 @@ from atomlake.errors import BusyError, SetAside
 from atomlake.lake import groups, layout, views
 from atomlake.lake.catalogue import Catalogue, reporting
 from atomlake.lake.chunks import Files
+from atomlake.lake.durability import Disk
 from atomlake.lake.lake import Lake
 from atomlake.lake.lock import alone
 from atomlake.lake.parts import (
@@ -176,6 +177,8 @@ def _join(lake: Lake, rows: pl.DataFrame, records: pl.DataFrame, run_id: str) ->
             "descriptor_id", "gradients", "strain", maintain_order=True
         )
     ]
+    # The old parts are going to be purged.
+    Disk(lake.path).wait_for([part.path, *(record.path for record in features)])
     catalogue.publish_parts([part], run_id=run_id)
     if features:
         catalogue.publish_features(features, run_id=run_id)
