@@ -478,10 +478,10 @@ def role(process: psutil.Process, leader: int) -> str:
     return "other"
 
 
-def spread(n_points: int, n_wanted: int | None) -> range:
+def spread(n_points: int, n_wanted: int | None) -> list[int]:
     """Return all points, or some spread evenly, counted from 1."""
-    step = 1 if n_wanted is None else -(-n_points // n_wanted) if n_wanted else n_points + 1
-    return range(step, n_points + 1, step)
+    n = n_points if n_wanted is None else min(n_wanted, n_points)
+    return [1 + i * n_points // n for i in range(n)]
 
 
 # ----- Command

@@ -258,8 +258,8 @@ TestLakeStates = LakeMachine.TestCase
 @pytest.mark.slow
 class TestManyLakeStates(LakeMachine.TestCase):
     settings = settings(
-        max_examples=200,
-        stateful_step_count=40,
+        max_examples=50,
+        stateful_step_count=30,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],
     )
