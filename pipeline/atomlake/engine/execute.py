@@ -62,11 +62,14 @@ def on_cluster(
     for future, result in completed:
         while not messages.empty():
             tell(messages.get())
+        if not isinstance(result, UnitRecord):
+            if future.status in ("lost", "pending"):
+                # Its worker died with the record, and the scheduler repeats the task.
+                completed.add(future)
+                continue
+            has_failed = future.status == "error"
+            result = future.exception() if has_failed else RuntimeError(f"it was {future.status}")
         unit = submitted.pop(future.key)
-        if future.status == "error":
-            result = future.exception()
-        elif future.status != "finished":
-            result = RuntimeError(f"the task was {future.status}")
         future.release()
         submit()
         yield unit, result
