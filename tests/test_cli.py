@@ -116,3 +116,24 @@ def test_damage_is_found_and_named(recipe, tmp_path):
     shard.write_bytes(shard.read_bytes()[:-1])
     result = call("verify", str(tmp_path / "lake"), code=7)
     assert "features" in result.stderr
+
+
+def test_a_lake_is_compacted_collected_and_purged(recipe, tmp_path):
+    lake = str(tmp_path / "lake")
+    run(recipe(parts={"structures": 1}))
+    done = as_json("compact", lake)
+    assert (done["n_parts_before"], done["n_parts_after"], done["n_moved"]) == (2, 1, 2)
+    assert as_json("collect", lake)["groups"] == []
+    assert as_json("purge", lake)["groups"] == [], "what is joined today is kept for a week"
+    removed = as_json("purge", lake, "--older-than", "0s")
+    assert len(removed["groups"]) == 4
+    assert removed["nbytes"] > 0
+    assert as_json("verify", lake)["problems"] == []
+    assert run(recipe())["n_unchanged"] == 2
+
+
+def test_a_time_span_or_a_size_that_is_none_is_refused(recipe, tmp_path):
+    run(recipe())
+    lake = str(tmp_path / "lake")
+    assert "30min, 12h or 7d" in call("purge", lake, "--older-than", "soon", code=2).output
+    assert "192MB" in call("compact", lake, "--part-size", "large", code=2).output
