@@ -96,7 +96,7 @@ def test_few_files_stay_open_and_all_are_closed(
     lake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks, "N_OPEN_FILES", 3)
-    monkeypatch.setattr(chunks, "N_KNOWN_GROUPS", 1)
+    monkeypatch.setattr(chunks, "N_KNOWN_ARRAYS", 1)
 
     def n_open() -> int:
         return len(os.listdir("/proc/self/fd"))

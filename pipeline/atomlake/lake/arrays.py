@@ -19,7 +19,7 @@ from xarray.core import indexing
 from atomlake.errors import LakeError
 from atomlake.lake import groups
 from atomlake.lake.catalogue import Catalogue, reporting
-from atomlake.lake.chunks import Array, Files, Integers
+from atomlake.lake.chunks import Array, Files, Integers, StoredArray
 
 #: Rows that are located at a time; bounds the memory of reading arrays with short rows.
 _WINDOW = 2**22
@@ -160,30 +160,42 @@ class PartsArray(_LazyArray):
     def _fill(self, result: Array, positions: Integers, tail: list[Any]) -> None:
         part, rows = self.axis.locate(positions)
         for p, here in _by_value(part):
-            path = self.paths[p]
-            if path is None:
+            array = self.stored(p, int(rows[here].max()) + 1)
+            if array is None:
                 result[here] = np.nan
                 continue
-            array = self.files.array(path, self.name)
-            wanted = rows[here]
-            if array.shape[1:] != self.shape[1:] or array.dtype != self.dtype:
-                raise LakeError(
-                    f"{array.path} of {self.files.lake} must hold rows of {self.shape[1:]} "
-                    f"{self.dtype} and holds {array.shape[1:]} {array.dtype}; 'atomlake verify' "
-                    "says what else is wrong"
-                )
-            if wanted.max() >= len(array):
-                raise LakeError(
-                    f"{array.path} of {self.files.lake} has {len(array)} rows and the catalogue "
-                    f"knows of {wanted.max() + 1}; 'atomlake verify' says what else is wrong"
-                )
-            run = _as_slice(wanted)
+            run = _as_slice(rows[here])
             if isinstance(here, slice) and isinstance(run, slice):
                 array.fill(result[here], run.start, tail)
             else:
                 result[here] = array.read(run, tail)
         if self.bounds is not None and self.shift is not None:
             result += self.shift[np.searchsorted(self.bounds, positions, side="right") - 1]
+
+    def stored(self, part: int, n_rows: int) -> StoredArray | None:
+        """Return the array of a part, or None if that part lacks it.
+
+        Raises
+        ------
+        LakeError
+            If it has fewer rows than ``n_rows``, or rows of another kind than this array.
+        """
+        path = self.paths[part]
+        if path is None:
+            return None
+        array = self.files.array(path, self.name)
+        if array.shape[1:] != self.shape[1:] or array.dtype != self.dtype:
+            raise LakeError(
+                f"{array.path} of {self.files.lake} must hold rows of {self.shape[1:]} "
+                f"{self.dtype} and holds {array.shape[1:]} {array.dtype}; 'atomlake verify' "
+                "says what else is wrong"
+            )
+        if array.shape[0] < n_rows:
+            raise LakeError(
+                f"{array.path} of {self.files.lake} has {len(array)} rows and the catalogue "
+                f"knows of {n_rows}; 'atomlake verify' says what else is wrong"
+            )
+        return array
 
 
 class StructureIndex(_LazyArray):

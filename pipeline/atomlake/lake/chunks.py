@@ -31,8 +31,8 @@ Integers = NDArray[np.int64]
 
 #: Files that one lake holds open.
 N_OPEN_FILES = 128
-#: Groups whose description one lake keeps.
-N_KNOWN_GROUPS = 1024
+#: Arrays whose description one lake keeps, about a kilobyte each.
+N_KNOWN_ARRAYS = 2**15
 
 _BLOSC = Blosc()
 _CRC_NBYTES = 4
@@ -56,7 +56,7 @@ class Files:
 
     def __init__(self, lake: Path | str) -> None:
         self.lake = Path(lake)
-        self._groups: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
+        self._arrays: OrderedDict[tuple[str, str], StoredArray] = OrderedDict()
         self._open: OrderedDict[str, _File] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -70,22 +70,28 @@ class Files:
         LakeError
             If the group's description is missing, damaged, or of another kind of array.
         """
-        return StoredArray(self, group, name, self.arrays(group))
+        found = self._arrays.get((group, name))
+        if found is None:
+            found = StoredArray(self, group, name, self.arrays(group))
+            _remember(self._arrays, (group, name), found, N_KNOWN_ARRAYS)
+        else:
+            _touch(self._arrays, (group, name))
+        return found
 
     def arrays(self, group: str) -> Mapping[str, Any]:
-        """Metadata of the arrays of a group, as zarr stores them."""
-        found = self._groups.get(group)
-        if found is None:
-            path = f"{group}/zarr.json"
-            try:
-                document = json.loads(layout.resolve(self.lake, path).read_bytes())
-                found = dict(document["consolidated_metadata"]["metadata"])
-            except (OSError, ValueError, TypeError, KeyError) as error:
-                raise damaged(self.lake, path, f"{type(error).__name__}: {error}") from error
-            _remember(self._groups, group, found, N_KNOWN_GROUPS)
-        else:
-            _touch(self._groups, group)
-        return found
+        """Metadata of the arrays of a group, as zarr stores them.
+
+        Raises
+        ------
+        LakeError
+            If they are missing or damaged.
+        """
+        path = f"{group}/zarr.json"
+        try:
+            document = json.loads(layout.resolve(self.lake, path).read_bytes())
+            return dict(document["consolidated_metadata"]["metadata"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise damaged(self.lake, path, f"{type(error).__name__}: {error}") from error
 
     def file(self, path: str, n_chunks: int | None) -> _File:
         """Open a file, given its path relative to the lake.
@@ -110,14 +116,14 @@ class Files:
 # another thread could leave locked.
 
 
-def _touch(known: OrderedDict[str, Any], key: str) -> None:
+def _touch(known: OrderedDict[Any, Any], key: Any) -> None:
     try:
         known.move_to_end(key)
     except KeyError:
         return
 
 
-def _remember(known: OrderedDict[str, Any], key: str, value: Any, n_most: int) -> None:
+def _remember(known: OrderedDict[Any, Any], key: Any, value: Any, n_most: int) -> None:
     known[key] = value
     while len(known) > n_most:
         try:

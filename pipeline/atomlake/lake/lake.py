@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ import xarray as xr
 
 from atomlake.errors import LakeError
 from atomlake.lake import layout, views
+from atomlake.lake.batches import Batches, Shuffle
 from atomlake.lake.catalogue import Catalogue, create_tables, reporting
 from atomlake.lake.chunks import Files
 from atomlake.lake.parts import read_descriptor
@@ -154,8 +156,7 @@ class Lake:
         LakeError
             If there is no such descriptor, or more than one of this kind.
         """
-        descriptor_id, records = self._records(name)
-        newest = records.unique("part_id", keep="last", maintain_order=True)
+        descriptor_id, newest = self._newest_records(name)
         labels = read_descriptor(self.path, descriptor_id)
         live = self._live(source, location, key)
         return views.features_view(self.catalogue, self._files, live, newest, labels)
@@ -191,23 +192,101 @@ class Lake:
         LakeError
             If there is no such descriptor, more than one of this kind, or none with gradients.
         """
-        descriptor_id, records = self._records(name)
-        is_wanted = pl.col("strain") | (pl.col("gradients") != "none")
-        if form is not None:
-            is_wanted = pl.col("gradients") == form
-        records = records.filter(is_wanted)
-        if records.is_empty():
-            raise LakeError(
-                f"{self.path} holds no {form or ''} gradients of {descriptor_id}: "
-                "ask for them in the recipe"
-            )
-        newest = records.row(-1, named=True)
-        records = records.filter(
-            pl.col("gradients") == newest["gradients"], pl.col("strain") == newest["strain"]
-        )
+        descriptor_id, records = self._gradient_records(name, form)
         labels = read_descriptor(self.path, descriptor_id)
         live = self._live(source, location, key)
         return views.gradients_view(self.catalogue, self._files, live, records, labels)
+
+    def batches(
+        self,
+        name: str,
+        *,
+        n_structures: int = 32,
+        shuffle: Shuffle = "blocks",
+        seed: int = 0,
+        gradients: bool = False,
+        form: Literal["pairs", "summed"] | None = None,
+        arrays: Sequence[str] | None = None,
+        source: str | None = None,
+        location: str | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        window_nbytes: int = 2**28,
+        n_threads: int | None = None,
+    ) -> Batches:
+        """Return batches of whole structures for training, read ahead while the caller computes.
+
+        Parameters
+        ----------
+        name : str
+            Kind or descriptor_id of the descriptor.
+        n_structures : int
+            Structures of a batch, at most.
+        shuffle : {"blocks", "all", "none"}
+            ``"blocks"`` shuffles blocks of 4 MB and then structures within a window, so that
+            every chunk is read once in an epoch; ``"all"`` is a random permutation, which reads
+            for each structure all chunks that it touches; ``"none"`` is the order of publishing.
+        seed : int
+            Of the shuffling.
+        gradients : bool
+            Also read gradients; only structures that have them.
+        form : {"pairs", "summed"}, optional
+            As for :meth:`gradients`.
+        arrays : sequence of str, optional
+            Arrays of :meth:`structures` to read with them; ``numbers`` and all labels if not
+            given. NaN where a label is absent.
+        source, location : str, optional
+            As for :meth:`structures`.
+        rank, world_size : int
+            Which share of the structures to read, of how many: each epoch is shared out anew.
+        window_nbytes : int
+            Memory for decoded chunks, and for batches that are read ahead; the shuffling
+            of blocks is as wide as half of it.
+        n_threads : int, optional
+            Threads that read ahead, up to four of them by default; none if 0.
+
+        Returns
+        -------
+        Batches
+            To be iterated over epoch by epoch.
+
+        Raises
+        ------
+        LakeError
+            If there is no such descriptor, array or source, or there are no such gradients.
+        ValueError
+            If an option is out of its range.
+
+        Examples
+        --------
+        >>> batches = lake.batches("soap", n_structures=32, seed=7)
+        >>> for epoch in range(10):
+        ...     for batch in batches.epoch(epoch):
+        ...         train(batch["features"], batch["structure_offsets"], batch["energy"])
+        """
+        if gradients:
+            descriptor_id, records = self._gradient_records(name, form)
+        else:
+            descriptor_id, records = self._newest_records(name)
+        what = views.batch_arrays(
+            self.catalogue,
+            self._files,
+            self._live(source, location, None),
+            records,
+            read_descriptor(self.path, descriptor_id),
+            gradients=gradients,
+            names=arrays,
+        )
+        return Batches(
+            what,
+            n_structures=n_structures,
+            shuffle=shuffle,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            window_nbytes=window_nbytes,
+            n_threads=n_threads,
+        )
 
     # ----- Tables
 
@@ -330,6 +409,28 @@ class Lake:
             )
         known = self._features["descriptor_id"].unique(maintain_order=True).to_list()
         raise LakeError(f"{self.path} holds no features of {name!r}; it holds {known}")
+
+    def _newest_records(self, name: str) -> tuple[str, pl.DataFrame]:
+        """Return the descriptor_id and one row for each part."""
+        descriptor_id, records = self._records(name)
+        return descriptor_id, records.unique("part_id", keep="last", maintain_order=True)
+
+    def _gradient_records(self, name: str, form: str | None) -> tuple[str, pl.DataFrame]:
+        """Return the descriptor_id and the rows that hold one form of gradients."""
+        descriptor_id, records = self._records(name)
+        is_wanted = pl.col("strain") | (pl.col("gradients") != "none")
+        if form is not None:
+            is_wanted = pl.col("gradients") == form
+        records = records.filter(is_wanted)
+        if records.is_empty():
+            raise LakeError(
+                f"{self.path} holds no {form or ''} gradients of {descriptor_id}: "
+                "ask for them in the recipe"
+            )
+        newest = records.row(-1, named=True)
+        return descriptor_id, records.filter(
+            pl.col("gradients") == newest["gradients"], pl.col("strain") == newest["strain"]
+        )
 
     def _differences(self, ids: list[str]) -> dict[str, dict[str, Any]]:
         """Parameters in which descriptors differ."""

@@ -12,6 +12,7 @@ import xarray as xr
 from atomlake.errors import LakeError
 from atomlake.lake import groups
 from atomlake.lake.arrays import Axis, CatalogueColumn, PartsArray, StructureIndex, lazy
+from atomlake.lake.batches import BatchArrays
 from atomlake.lake.catalogue import Catalogue
 from atomlake.lake.chunks import Files, Integers
 from atomlake.lake.groups import Chunking
@@ -25,6 +26,13 @@ _NAMES = {
     "location": "file or database that it was read from",
     "key": "name within its location",
     "formula": "chemical formula",
+}
+#: Arrays that every part has, and the shapes of their rows.
+_TAILS: Mapping[str, tuple[int, ...]] = {
+    "positions": (3,),
+    "cells": (3, 3),
+    "pbc": (3,),
+    "numbers": (),
 }
 
 
@@ -46,39 +54,62 @@ def live_structures(
 
 def structures_view(catalogue: Catalogue, files: Files, live: pl.DataFrame) -> xr.Dataset:
     """Return structures and their labels."""
-    placed, parts = _placed(catalogue, live)
-    part, row, first_atom, n_atoms = _columns(placed, "part", "row", "first_atom", "n_atoms")
-    axes = {
-        "structure": Axis(part, row, np.ones_like(row)),
-        "atom": Axis(part, first_atom, n_atoms),
-    }
-    paths = parts["path"].to_list()
-    lengths = {"structure": parts["n_structures"], "atom": parts["n_atoms"]}
-    chunks = {
-        dim: _chunks(axes[dim], lengths[dim].to_numpy(), (3, 3), 8, groups.PLAIN_CHUNKS)
-        for dim in axes
-    }
-
-    def array(name: str, variable: Variable, tail: tuple[int, ...], where: Sequence[Any]) -> Any:
-        axis = axes[variable.dims[0]]
-        values = PartsArray(files, where, name, axis, tail, variable.dtype)
-        return lazy(values, variable.dims, variable.attributes)
-
-    variables = {
-        name: array(name, STRUCTURE_VARIABLES[name], tail, paths)
-        for name, tail in (("positions", (3,)), ("cells", (3, 3)), ("pbc", (3,)))
-    }
-    labels, left_out = _labels(parts)
-    for label, has in labels.items():
-        where = [path if h else None for path, h in zip(paths, has, strict=True)]
-        variables[label.name] = array(label.name, label_variable(label), label.shape, where)
-    numbers = array("numbers", STRUCTURE_VARIABLES["numbers"], (), paths)
-    coordinates = _structure_coordinates(catalogue, placed)
-    coordinates |= _atom_coordinates(numbers, n_atoms)
+    arrays = _StructureArrays(catalogue, files, live)
+    coordinates = _structure_coordinates(catalogue, arrays.placed)
+    coordinates |= _atom_coordinates(arrays.variable("numbers"), arrays.n_atoms)
     attributes: dict[str, Any] = {"title": "structures"} | _provenance(catalogue)
-    if left_out:
-        attributes["labels_left_out"] = left_out
-    return _dataset(variables, coordinates | {"xyz": list("xyz")}, attributes, chunks)
+    if arrays.left_out:
+        attributes["labels_left_out"] = arrays.left_out
+    return _dataset(
+        {name: arrays.variable(name) for name in arrays.variables if name != "numbers"},
+        coordinates | {"xyz": list("xyz")},
+        attributes,
+        arrays.chunks(),
+    )
+
+
+class _StructureArrays:
+    """Arrays of structures and labels, over some structures."""
+
+    def __init__(self, catalogue: Catalogue, files: Files, rows: pl.DataFrame) -> None:
+        self.files = files
+        self.placed, self.parts = _placed(catalogue, rows)
+        part, row, first_atom, n_atoms = _columns(
+            self.placed, "part", "row", "first_atom", "n_atoms"
+        )
+        self.n_atoms = n_atoms
+        self.axes = {
+            "structure": Axis(part, row, np.ones_like(row)),
+            "atom": Axis(part, first_atom, n_atoms),
+        }
+        self.labels, self.left_out = _labels(self.parts)
+        self.variables = {name: STRUCTURE_VARIABLES[name] for name in _TAILS}
+        self.variables |= {label.name: label_variable(label) for label in self.labels}
+
+    def array(self, name: str) -> PartsArray:
+        """One of the ``variables``."""
+        paths: list[str | None] = self.parts["path"].to_list()
+        tail = _TAILS.get(name, ())
+        for label, has in self.labels.items():
+            if label.name == name:
+                paths = [path if h else None for path, h in zip(paths, has, strict=True)]
+                tail = label.shape
+        variable = self.variables[name]
+        axis = self.axes[variable.dims[0]]
+        return PartsArray(self.files, paths, name, axis, tail, variable.dtype)
+
+    def variable(self, name: str) -> xr.Variable:
+        """One of the ``variables``, lazily."""
+        variable = self.variables[name]
+        return lazy(self.array(name), variable.dims, variable.attributes)
+
+    def chunks(self) -> dict[str, tuple[int, ...]]:
+        """Where the files are cut."""
+        lengths = {"structure": self.parts["n_structures"], "atom": self.parts["n_atoms"]}
+        return {
+            dim: _chunks(self.axes[dim], lengths[dim].to_numpy(), (3, 3), 8, groups.PLAIN_CHUNKS)
+            for dim in self.axes
+        }
 
 
 def features_view(
@@ -119,6 +150,78 @@ def gradients_view(
 
     All ``records`` hold the same form of gradients.
     """
+    view, wanted = _gradients(catalogue, files, live, records, labels)
+    dataset = view.dataset(wanted, has_pairs="pair" in view.axes)
+    strain = "gradient_strain" in wanted
+    return dataset.assign_attrs(gradients=view.form, strain=strain)
+
+
+def batch_arrays(
+    catalogue: Catalogue,
+    files: Files,
+    live: pl.DataFrame,
+    records: pl.DataFrame,
+    labels: xr.Dataset,
+    *,
+    gradients: bool,
+    names: Sequence[str] | None,
+) -> BatchArrays:
+    """Return what batches are made of; parameters as :func:`features_view`.
+
+    Parameters
+    ----------
+    gradients : bool
+        Also the gradients.
+    names : sequence of str or None
+        Arrays of the structures to go with them; atomic numbers and all labels if not given.
+    """
+    if gradients:
+        view, wanted = _gradients(catalogue, files, live, records, labels)
+    else:
+        view, wanted = _View(catalogue, files, live, records, labels, "none"), {}
+    wanted = {"features": view.variables["features"]} | wanted
+    arrays = {name: view.array(name, variable) for name, variable in wanted.items()}
+    dims = {name: variable.dims[0] for name, variable in wanted.items()}
+    if "pair" in view.axes:
+        paths = view.records["path"].to_list()
+        arrays["neighbour_index"] = PartsArray(
+            files, paths, "neighbour_index", view.axes["pair"], (), np.int64
+        )
+        arrays["cell_shift"] = PartsArray(
+            files, paths, "cell_shift", view.axes["pair"], (3,), np.int32
+        )
+        arrays["pair_offsets"] = PartsArray(
+            files, paths, "pair_offsets", view.axes["atom"], (), np.int64
+        )
+        dims |= {"neighbour_index": "pair", "cell_shift": "pair", "pair_offsets": "atom"}
+    structures = _StructureArrays(catalogue, files, view.covered)
+    if names is None:
+        names = ["numbers", *(label.name for label in structures.labels)]
+    for name in names:
+        if name not in structures.variables:
+            raise LakeError(
+                f"the structures of {catalogue.lake} have no {name!r}; they have "
+                f"{sorted(structures.variables)}"
+            )
+        arrays[name] = structures.array(name)
+        dims[name] = structures.variables[name].dims[0]
+    bounds = {
+        "structure": np.arange(len(view.covered) + 1),
+        "atom": _bounds(structures.n_atoms),
+    }
+    if "pair" in view.axes:
+        bounds["pair"] = _bounds(*_columns(view.covered, "n_pairs"))
+    return BatchArrays(arrays, dims, bounds, view.axes)
+
+
+def _gradients(
+    catalogue: Catalogue,
+    files: Files,
+    live: pl.DataFrame,
+    records: pl.DataFrame,
+    labels: xr.Dataset,
+) -> tuple[_View, dict[str, Variable]]:
+    """View of the structures that have gradients, and which gradients."""
     form, strain = records.row(0, named=True)["gradients"], records.row(0, named=True)["strain"]
     view = _View(catalogue, files, live, records, labels, form)
     wanted = {}
@@ -126,8 +229,7 @@ def gradients_view(
         wanted["gradient_positions"] = view.variables["gradient_positions"]
     if strain:
         wanted["gradient_strain"] = view.variables["gradient_strain"]
-    dataset = view.dataset(wanted, has_pairs="pair" in view.axes)
-    return dataset.assign_attrs(gradients=form, strain=bool(strain))
+    return view, wanted
 
 
 class _View:
@@ -167,32 +269,17 @@ class _View:
 
     def dataset(self, wanted: Mapping[str, Variable], has_pairs: bool = False) -> xr.Dataset:
         """Put the dataset together."""
-        sizes = {"xyz": 3, "xyz2": 3, "centre_species": len(self.labels.attrs["species"]) or 1}
+        values = {name: self.array(name, variable) for name, variable in wanted.items()}
         chunks: dict[str, tuple[int, ...]] = {}
-        shapes = {}
-        for name, variable in wanted.items():
-            dim, *inner = variable.dims
-            n_inner = len(inner) - len(self.tail)
-            shapes[name] = (*(sizes[d] for d in inner[:n_inner]), *self.tail)
+        for name, array in values.items():
+            dim = wanted[name].dims[0]
             chunking = groups.FEATURE_CHUNKS if name == "features" else groups.GRADIENT_CHUNKS
-            itemsize = np.dtype(self.labels.attrs["dtype"]).itemsize
             chunks[dim] = _chunks(
-                self.axes[dim], self._lengths(dim), shapes[name], itemsize, chunking
+                array.axis, self._lengths(dim), array.shape[1:], array.dtype.itemsize, chunking
             )
         paths = self.records["path"].to_list()
         arrays = {
-            name: lazy(
-                PartsArray(
-                    self.files,
-                    paths,
-                    name,
-                    self.axes[variable.dims[0]],
-                    shapes[name],
-                    self.labels.attrs["dtype"],
-                ),
-                variable.dims,
-                variable.attributes,
-            )
+            name: lazy(values[name], variable.dims, variable.attributes)
             for name, variable in wanted.items()
         }
         if has_pairs:
@@ -208,6 +295,20 @@ class _View:
         coordinates |= {str(name): label for name, label in self.labels.variables.items()}
         return _dataset(arrays, coordinates, self._attributes(), chunks)
 
+    def array(self, name: str, variable: Variable) -> PartsArray:
+        """Features or gradients."""
+        sizes = {"xyz": 3, "xyz2": 3, "centre_species": len(self.labels.attrs["species"]) or 1}
+        dim, *inner = variable.dims
+        inner = inner[: len(inner) - len(self.tail)]
+        return PartsArray(
+            self.files,
+            self.records["path"].to_list(),
+            name,
+            self.axes[dim],
+            (*(sizes[d] for d in inner), *self.tail),
+            self.labels.attrs["dtype"],
+        )
+
     def _lengths(self, dim: str) -> Integers:
         """Rows that each part stores along a dimension; of atoms at least that many."""
         if dim == "structure":
@@ -222,19 +323,8 @@ class _View:
         return ends
 
     def _atoms(self) -> dict[str, Any]:
-        placed, parts = _placed(self.catalogue, self.covered)
-        part, first_atom, n_atoms = _columns(placed, "part", "first_atom", "n_atoms")
-        variable = STRUCTURE_VARIABLES["numbers"]
-        numbers = PartsArray(
-            self.files,
-            parts["path"].to_list(),
-            "numbers",
-            Axis(part, first_atom, n_atoms),
-            (),
-            variable.dtype,
-        )
-        values = lazy(numbers, variable.dims, variable.attributes)
-        return _atom_coordinates(values, n_atoms)
+        arrays = _StructureArrays(self.catalogue, self.files, self.covered)
+        return _atom_coordinates(arrays.variable("numbers"), arrays.n_atoms)
 
     def _pair_arrays(self, paths: Sequence[str]) -> dict[str, xr.Variable]:
         """Pair arrays, with atoms and pairs counted over the view instead of the part."""

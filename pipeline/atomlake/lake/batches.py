@@ -1,0 +1,273 @@
+"""Batches of whole structures for training: shuffled, read ahead, shared out among ranks."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+
+from atomlake.errors import LakeError
+from atomlake.lake.arrays import Axis, PartsArray
+from atomlake.lake.chunks import Array, Integers, StoredArray
+
+Shuffle = Literal["blocks", "all", "none"]
+
+#: Raw bytes of the runs of structures that ``shuffle="blocks"`` moves about as a whole.
+BLOCK_NBYTES = 2**22
+#: Raw bytes of decoded chunks kept where an order does not come back to them soon.
+_FEW_NBYTES = 2**24
+#: Raw bytes of decoded chunks of arrays with short rows, which many structures share.
+_SHORT_NBYTES = 2**26
+#: Arrays with longer rows than this are long.
+_SHORT_ROW_NBYTES = 512
+
+
+class BatchArrays(NamedTuple):
+    """What batches are made of.
+
+    ``dims`` is the first dimension of each array, ``bounds`` where the structures start along
+    a dimension, ``axes`` where that is in the files of the features.
+    """
+
+    arrays: Mapping[str, PartsArray]
+    dims: Mapping[str, str]
+    bounds: Mapping[str, Integers]
+    axes: Mapping[str, Axis]
+
+
+class Batches:
+    """Batches of one descriptor: what :meth:`atomlake.Lake.batches` returns.
+
+    A batch is a dictionary of arrays by name: ``structure`` (positions along ``structure`` of
+    ``lake.features(...)``, or of ``lake.gradients(...)`` where gradients are read),
+    ``structure_offsets`` (atoms of structure ``s`` of the batch are
+    ``structure_offsets[s]:structure_offsets[s + 1]``), ``features``, the gradients, and the
+    labels. ``neighbour_index`` and ``pair_offsets`` count atoms and pairs of the batch.
+
+    Every epoch has all structures once, in an order that follows from ``seed``, the epoch and
+    the rank alone. Its batches have nearly the same size, and every rank has as many.
+
+    Attributes
+    ----------
+    n_structures : int
+        Structures in all batches of an epoch, of all ranks.
+    """
+
+    def __init__(
+        self,
+        what: BatchArrays,
+        *,
+        n_structures: int,
+        shuffle: Shuffle,
+        seed: int,
+        rank: int,
+        world_size: int,
+        window_nbytes: int,
+        n_threads: int | None,
+    ) -> None:
+        if shuffle not in get_args(Shuffle):
+            raise ValueError(f"shuffle must be one of {get_args(Shuffle)} and is {shuffle!r}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must be from 0 to {world_size - 1} and is {rank}")
+        if n_structures < 1:
+            raise ValueError(f"a batch must have a structure, and n_structures is {n_structures}")
+        self.n_structures = len(what.bounds["structure"]) - 1
+        if self.n_structures < world_size:
+            raise LakeError(
+                f"{self.n_structures} structures cannot be shared out among {world_size} ranks"
+            )
+        self._what = what
+        self._n_batches = -(-self.n_structures // (world_size * n_structures))
+        self._shuffle = shuffle
+        self._seed = seed
+        self._rank = rank
+        self._world_size = world_size
+        self._window_nbytes = window_nbytes
+        self._n_threads = min(4, _n_cores()) if n_threads is None else n_threads
+        self._nbytes = np.zeros(self.n_structures, dtype=np.int64)
+        for name, array in what.arrays.items():
+            self._nbytes += _row_nbytes(array) * np.diff(what.bounds[what.dims[name]])
+
+    def __len__(self) -> int:
+        """Batches of an epoch, of this rank."""
+        return self._n_batches
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        return self.epoch(0)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[dict[str, Array]]:
+        """Read the batches of an epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            Which one, from 0 on: each is shuffled in another way.
+        start : int
+            Batches to leave out: to resume after the first ``start`` of them.
+
+        Raises
+        ------
+        LakeError
+            If anything is missing or damaged; the message names the file.
+        """
+        batches = self.order(epoch)[start:]
+        window = self._window_nbytes if self._shuffle == "blocks" else _FEW_NBYTES
+        read = _Reader(self._what, window)
+        if self._n_threads == 0:
+            yield from map(read, batches)
+            return
+        mean_nbytes = max(1, int(self._nbytes.mean()) * max(map(len, batches), default=1))
+        n_ahead = min(max(1, self._window_nbytes // mean_nbytes), 2 * self._n_threads)
+        pending: deque[Future[dict[str, Array]]] = deque()
+        with ThreadPoolExecutor(self._n_threads, "atomlake-batches") as threads:
+            try:
+                for batch in batches:
+                    pending.append(threads.submit(read, batch))
+                    if len(pending) > n_ahead:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                for future in pending:
+                    future.cancel()
+
+    def order(self, epoch: int) -> list[Integers]:
+        """Structures of each batch of an epoch, without reading them."""
+        n = self.n_structures
+        shared = np.random.default_rng([self._seed, epoch])
+        if self._shuffle == "none":
+            order = np.arange(n)
+        elif self._shuffle == "all":
+            order = shared.permutation(n)
+        else:
+            order = self._blocks(shared)
+        bounds = np.arange(self._world_size + 1) * n // self._world_size
+        order = order[bounds[self._rank] : bounds[self._rank + 1]]
+        if self._shuffle == "blocks":
+            # Each structure comes up to half a window late, so that those of a block are spread
+            # over the window, and what all of them need at a time fits in it.
+            own = np.random.default_rng([self._seed, epoch, self._rank])
+            due = np.cumsum(self._nbytes[order]) + own.random(len(order)) * self._window_nbytes / 2
+            order = order[np.argsort(due)]
+        return np.array_split(order, self._n_batches)
+
+    def _blocks(self, rng: np.random.Generator) -> Integers:
+        """Structures in the order of the files, cut into blocks, and these shuffled."""
+        part, row = self._what.arrays["features"].axis.locate(
+            self._what.bounds[self._what.dims["features"]][:-1]
+        )
+        order = np.lexsort((row, part))
+        nbytes = np.cumsum(self._nbytes[order])
+        is_first = np.ones(len(order), dtype=bool)
+        is_first[1:] = (np.diff(nbytes // BLOCK_NBYTES) > 0) | (np.diff(part[order]) > 0)
+        blocks = np.split(order, np.flatnonzero(is_first)[1:])
+        return np.concatenate([blocks[i] for i in rng.permutation(len(blocks))])
+
+
+class _Reader:
+    """Reads batches; several threads may call it at once."""
+
+    def __init__(self, what: BatchArrays, window_nbytes: int) -> None:
+        self._what = what
+        self._long = _Chunks(window_nbytes)
+        self._short = _Chunks(_SHORT_NBYTES)
+
+    def __call__(self, structures: Integers) -> dict[str, Array]:
+        what = self._what
+        first = {dim: bounds[structures] for dim, bounds in what.bounds.items()}
+        count = {dim: bounds[structures + 1] - first[dim] for dim, bounds in what.bounds.items()}
+        start = {
+            dim: np.concatenate([[0], np.cumsum(n, dtype=np.int64)]) for dim, n in count.items()
+        }
+        batch: dict[str, Array] = {"structure": structures, "structure_offsets": start["atom"]}
+        for name, array in what.arrays.items():
+            dim = what.dims[name]
+            batch[name] = np.empty((start[dim][-1], *array.shape[1:]), array.dtype)
+            self._read(array, first[dim], start[dim], batch[name])
+        if "pair" in what.bounds:
+            has_atoms, has_pairs = count["atom"] > 0, count["pair"] > 0
+            for name, dim, has in (
+                ("neighbour_index", "atom", has_pairs),
+                ("pair_offsets", "pair", has_atoms),
+            ):
+                # Stored as counted over the part.
+                _, stored = what.axes[dim].locate(first[dim][has])
+                shift = start[dim][:-1][has] - stored
+                batch[name] += np.repeat(shift, count[what.dims[name]][has])
+            batch["pair_offsets"] = np.append(batch["pair_offsets"], start["pair"][-1])
+        return batch
+
+    def _read(self, array: PartsArray, first: Integers, start: Integers, out: Array) -> None:
+        """Read the rows of each structure, which are consecutive rows of one part."""
+        has_rows = np.flatnonzero(np.diff(start))
+        part, row = array.axis.locate(first[has_rows])
+        chunks = self._short if _row_nbytes(array) <= _SHORT_ROW_NBYTES else self._long
+        for p, at, begin, end in zip(
+            part.tolist(),
+            row.tolist(),
+            start[has_rows].tolist(),
+            start[has_rows + 1].tolist(),
+            strict=True,
+        ):
+            stored = array.stored(p, at + end - begin)
+            if stored is None:
+                out[begin:end] = np.nan
+            else:
+                chunks.copy(stored, at, out[begin:end])
+
+
+class _Chunks:
+    """Decoded chunks that were used last; each is decoded once, whoever asks for it first."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._most_nbytes = nbytes
+        self._nbytes = 0
+        self._lock = Lock()
+        self._slots: OrderedDict[tuple[str, int], _Slot] = OrderedDict()
+
+    def copy(self, array: StoredArray, first: int, out: Array) -> None:
+        """Copy rows; a chunk of which all rows are wanted is decoded where they are wanted."""
+        n = array.chunk_rows
+        last = first + len(out)
+        for i in range(first // n, -(-last // n)):
+            start, stop = max(first, i * n), min(last, (i + 1) * n)
+            here = out[start - first : stop - first]
+            if stop - start == n:
+                array.chunk(i, here)
+            else:
+                here[...] = self._chunk(array, i)[start - i * n : stop - i * n]
+
+    def _chunk(self, array: StoredArray, i: int) -> Array:
+        with self._lock:
+            slot = self._slots.setdefault((array.path, i), _Slot())
+            self._slots.move_to_end((array.path, i))
+        with slot.lock:
+            if slot.chunk is None:
+                chunk = slot.chunk = array.chunk(i)
+                with self._lock:
+                    self._nbytes += chunk.nbytes
+                    while self._nbytes > self._most_nbytes and len(self._slots) > 1:
+                        _, oldest = self._slots.popitem(last=False)
+                        self._nbytes -= 0 if oldest.chunk is None else oldest.chunk.nbytes
+            return slot.chunk
+
+
+class _Slot:
+    """Place of one decoded chunk."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.chunk: Array | None = None
+
+
+def _row_nbytes(array: PartsArray) -> int:
+    return array.dtype.itemsize * int(np.prod(array.shape[1:]))
+
+
+def _n_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
