@@ -1,6 +1,5 @@
 """Epochs of shuffled batches from a lake, against the same data in parquet and in a flat file.
 
-
 SOAP of molecules, once with 3,696 and once with 390 features; the page cache is warm. Every reader
 hands out batches of 32 whole structures with features, atomic numbers, energies and forces, in
 memory of their own, in two orders: structures at random, and shuffled in blocks (the lake's own

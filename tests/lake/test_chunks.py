@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -150,13 +151,17 @@ def empty(path: Path) -> None:
     os.truncate(path, 0)
 
 
+def with_crc32c(content: bytes) -> bytes:
+    return content + google_crc32c.value(content).to_bytes(4, "little")
+
+
 def forget_a_chunk(path: Path) -> None:
     """Say in the index that a chunk was never written, with the index' own checksum right."""
     content = bytearray(path.read_bytes())
     n = 16 * 8 + 4
     index = np.frombuffer(content[-n:-4], "<u8").reshape(8, 2).copy()
     index[3] = 2**64 - 1
-    content[-n:] = groups._with_crc32c(index.tobytes())
+    content[-n:] = with_crc32c(index.tobytes())
     path.write_bytes(content)
 
 
@@ -166,7 +171,7 @@ def other_chunk(path: Path) -> None:
     n = 16 * 8 + 4
     index = np.frombuffer(content[-n:-4], "<u8").reshape(8, 2).copy()
     index[3, 0] += 1
-    content[-n:] = groups._with_crc32c(index.tobytes())
+    content[-n:] = with_crc32c(index.tobytes())
     path.write_bytes(content)
 
 

@@ -114,7 +114,7 @@ def test_groups_hold_the_bytes_that_zarr_writes(
             BloscCodec(
                 cname="lz4",
                 clevel=5,
-                shuffle="shuffle",
+                shuffle="noshuffle" if dtype.kind == "f" else "shuffle",
                 typesize=1 if is_text else dtype.itemsize,
             ),
             Crc32cCodec(),

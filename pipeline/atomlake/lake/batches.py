@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -19,8 +18,6 @@ Shuffle = Literal["blocks", "all", "none"]
 
 #: Raw bytes of the runs of structures that ``shuffle="blocks"`` moves about as a whole.
 BLOCK_NBYTES = 2**22
-#: Raw bytes of decoded chunks kept where an order does not come back to them soon.
-_FEW_NBYTES = 2**24
 #: Raw bytes of decoded chunks of arrays with short rows, which many structures share.
 _SHORT_NBYTES = 2**26
 #: Arrays with longer rows than this are long.
@@ -31,13 +28,13 @@ class BatchArrays(NamedTuple):
     """What batches are made of.
 
     ``dims`` is the first dimension of each array, ``bounds`` where the structures start along
-    a dimension, ``axes`` where that is in the files of the features.
+    a dimension, ``atoms`` where the atoms are in the files of the features.
     """
 
     arrays: Mapping[str, PartsArray]
     dims: Mapping[str, str]
     bounds: Mapping[str, Integers]
-    axes: Mapping[str, Axis]
+    atoms: Axis
 
 
 class Batches:
@@ -67,8 +64,8 @@ class Batches:
         seed: int,
         rank: int,
         world_size: int,
-        window_nbytes: int,
-        n_threads: int | None,
+        memory_nbytes: int,
+        n_threads: int,
     ) -> None:
         if shuffle not in get_args(Shuffle):
             raise ValueError(f"shuffle must be one of {get_args(Shuffle)} and is {shuffle!r}")
@@ -82,13 +79,14 @@ class Batches:
                 f"{self.n_structures} structures cannot be shared out among {world_size} ranks"
             )
         self._what = what
+        self._read = _Reader(what, memory_nbytes)
         self._n_batches = -(-self.n_structures // (world_size * n_structures))
         self._shuffle = shuffle
         self._seed = seed
         self._rank = rank
         self._world_size = world_size
-        self._window_nbytes = window_nbytes
-        self._n_threads = min(4, _n_cores()) if n_threads is None else n_threads
+        self._memory_nbytes = memory_nbytes
+        self._n_threads = n_threads
         self._nbytes = np.zeros(self.n_structures, dtype=np.int64)
         for name, array in what.arrays.items():
             self._nbytes += _row_nbytes(array) * np.diff(what.bounds[what.dims[name]])
@@ -116,18 +114,16 @@ class Batches:
             If anything is missing or damaged; the message names the file.
         """
         batches = self.order(epoch)[start:]
-        window = self._window_nbytes if self._shuffle == "blocks" else _FEW_NBYTES
-        read = _Reader(self._what, window)
         if self._n_threads == 0:
-            yield from map(read, batches)
+            yield from map(self._read, batches)
             return
         mean_nbytes = max(1, int(self._nbytes.mean()) * max(map(len, batches), default=1))
-        n_ahead = min(max(1, self._window_nbytes // mean_nbytes), 2 * self._n_threads)
+        n_ahead = min(max(1, self._memory_nbytes // mean_nbytes), 2 * self._n_threads)
         pending: deque[Future[dict[str, Array]]] = deque()
         with ThreadPoolExecutor(self._n_threads, "atomlake-batches") as threads:
             try:
                 for batch in batches:
-                    pending.append(threads.submit(read, batch))
+                    pending.append(threads.submit(self._read, batch))
                     if len(pending) > n_ahead:
                         yield pending.popleft().result()
                 while pending:
@@ -152,7 +148,7 @@ class Batches:
             # Each structure comes up to half a window late, so that those of a block are spread
             # over the window, and what all of them need at a time fits in it.
             own = np.random.default_rng([self._seed, epoch, self._rank])
-            due = np.cumsum(self._nbytes[order]) + own.random(len(order)) * self._window_nbytes / 2
+            due = np.cumsum(self._nbytes[order]) + own.random(len(order)) * self._memory_nbytes / 2
             order = order[np.argsort(due)]
         return np.array_split(order, self._n_batches)
 
@@ -172,9 +168,9 @@ class Batches:
 class _Reader:
     """Reads batches; several threads may call it at once."""
 
-    def __init__(self, what: BatchArrays, window_nbytes: int) -> None:
+    def __init__(self, what: BatchArrays, memory_nbytes: int) -> None:
         self._what = what
-        self._long = _Chunks(window_nbytes)
+        self._long = _Chunks(memory_nbytes)
         self._short = _Chunks(_SHORT_NBYTES)
 
     def __call__(self, structures: Integers) -> dict[str, Array]:
@@ -190,15 +186,11 @@ class _Reader:
             batch[name] = np.empty((start[dim][-1], *array.shape[1:]), array.dtype)
             self._read(array, first[dim], start[dim], batch[name])
         if "pair" in what.bounds:
-            has_atoms, has_pairs = count["atom"] > 0, count["pair"] > 0
-            for name, dim, has in (
-                ("neighbour_index", "atom", has_pairs),
-                ("pair_offsets", "pair", has_atoms),
-            ):
-                # Stored as counted over the part.
-                _, stored = what.axes[dim].locate(first[dim][has])
-                shift = start[dim][:-1][has] - stored
-                batch[name] += np.repeat(shift, count[what.dims[name]][has])
+            # Both are stored as counted over the part.
+            stored = batch["pair_offsets"][start["atom"][:-1]]
+            batch["pair_offsets"] += np.repeat(start["pair"][:-1] - stored, count["atom"])
+            _, stored = what.atoms.locate(first["atom"])
+            batch["neighbour_index"] += np.repeat(start["atom"][:-1] - stored, count["pair"])
             batch["pair_offsets"] = np.append(batch["pair_offsets"], start["pair"][-1])
         return batch
 
@@ -222,13 +214,19 @@ class _Reader:
 
 
 class _Chunks:
-    """Decoded chunks that were used last; each is decoded once, whoever asks for it first."""
+    """Decoded chunks that were used last; each is decoded once, whoever asks for it first.
+
+    Pickles as empty.
+    """
 
     def __init__(self, nbytes: int) -> None:
         self._most_nbytes = nbytes
         self._nbytes = 0
         self._lock = Lock()
         self._slots: OrderedDict[tuple[str, int], _Slot] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Chunks, (self._most_nbytes,)
 
     def copy(self, array: StoredArray, first: int, out: Array) -> None:
         """Copy rows; a chunk of which all rows are wanted is decoded where they are wanted."""
@@ -267,7 +265,3 @@ class _Slot:
 
 def _row_nbytes(array: PartsArray) -> int:
     return array.dtype.itemsize * int(np.prod(array.shape[1:]))
-
-
-def _n_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -17,11 +17,8 @@ from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
-from numcodecs import Blosc
+from numcodecs import Blosc, blosc
 from numpy.typing import NDArray
-
-# zarr turns off the threads inside of blosc, which are not safe in several threads of ours.
-from zarr.codecs import BloscCodec  # noqa: F401
 
 from atomlake.errors import LakeError
 from atomlake.lake import layout
@@ -34,6 +31,8 @@ N_OPEN_FILES = 128
 #: Arrays whose description one lake keeps, about a kilobyte each.
 N_KNOWN_ARRAYS = 2**15
 
+# One thread decodes one chunk, and several threads several; zarr sets the same.
+blosc.use_threads = False
 _BLOSC = Blosc()
 _CRC_NBYTES = 4
 #: CRC-32C of whatever ends in its own CRC-32C.

@@ -50,7 +50,9 @@ WRITE_NBYTES = 2**22
 
 _BLOCK_NBYTES = 2**24
 _TEXT = np.dtypes.StringDType()
-_BLOSC = Blosc(cname="lz4", clevel=5, shuffle=Blosc.SHUFFLE)
+#: Bytes of integers are shuffled, of which most are zero; of floats lz4 finds the zeros as they
+#: are, at several times the speed.
+_SHUFFLED, _PLAIN = (Blosc("lz4", 5, shuffle) for shuffle in (Blosc.SHUFFLE, Blosc.NOSHUFFLE))
 
 
 class StoredFile(NamedTuple):
@@ -226,7 +228,8 @@ def _array_document(
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     checksum = {"name": "crc32c"}
     numbers = {"name": "bytes"} if dtype.itemsize == 1 else little
-    blosc = {"cname": "lz4", "clevel": 5, "shuffle": "shuffle", "blocksize": 0}
+    shuffle = "noshuffle" if dtype.kind == "f" else "shuffle"
+    blosc = {"cname": "lz4", "clevel": 5, "shuffle": shuffle, "blocksize": 0}
     codecs: list[dict[str, Any]] = [
         {"name": "vlen-utf8", "configuration": {}} if dtype == _TEXT else numbers,
         {
@@ -337,7 +340,8 @@ class ChunkWriter:
     def _encode(self, rows: Array) -> None:
         """Put one chunk into the shard."""
         is_text = self.dtype == _TEXT
-        content = _BLOSC.encode(VLenUTF8().encode(rows.astype(object)) if is_text else rows)
+        blosc = _PLAIN if self.dtype.kind == "f" else _SHUFFLED
+        content = blosc.encode(VLenUTF8().encode(rows.astype(object)) if is_text else rows)
         self._index.append((self._nbytes, len(content) + 4))
         self._put(content)
         if len(self._index) == self._shard_chunks:

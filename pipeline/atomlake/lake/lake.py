@@ -211,8 +211,8 @@ class Lake:
         location: str | None = None,
         rank: int = 0,
         world_size: int = 1,
-        window_nbytes: int = 2**28,
-        n_threads: int | None = None,
+        memory_nbytes: int = 2**28,
+        n_threads: int = 1,
     ) -> Batches:
         """Return batches of whole structures for training, read ahead while the caller computes.
 
@@ -239,11 +239,12 @@ class Lake:
             As for :meth:`structures`.
         rank, world_size : int
             Which share of the structures to read, of how many: each epoch is shared out anew.
-        window_nbytes : int
-            Memory for decoded chunks, and for batches that are read ahead; the shuffling
-            of blocks is as wide as half of it.
-        n_threads : int, optional
-            Threads that read ahead, up to four of them by default; none if 0.
+        memory_nbytes : int
+            Memory for decoded chunks, which stay from one epoch to the next if all of them
+            fit, and for batches that are read ahead; ``"blocks"`` shuffles over half of it.
+        n_threads : int
+            Threads that read ahead while the caller computes; 0 to read when asked. More than
+            one helps where storage is slow: decoded from memory, one is the fastest.
 
         Returns
         -------
@@ -284,7 +285,7 @@ class Lake:
             seed=seed,
             rank=rank,
             world_size=world_size,
-            window_nbytes=window_nbytes,
+            memory_nbytes=memory_nbytes,
             n_threads=n_threads,
         )
 

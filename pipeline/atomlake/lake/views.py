@@ -211,7 +211,7 @@ def batch_arrays(
     }
     if "pair" in view.axes:
         bounds["pair"] = _bounds(*_columns(view.covered, "n_pairs"))
-    return BatchArrays(arrays, dims, bounds, view.axes)
+    return BatchArrays(arrays, dims, bounds, view.axes["atom"])
 
 
 def _gradients(
