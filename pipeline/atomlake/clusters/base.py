@@ -31,9 +31,10 @@ LOG_TOPIC = "atomlake-log"
 WORKER_MODULES = ["atomlake.engine.tasks", "distributed.nanny", "distributed.worker"]
 
 #: A worker may die through no fault of its task (preemption, a neighbour on the node), so
-#: tasks survive many deaths; the bounded window keeps what one death can repeat small.
+#: tasks survive some deaths; the bounded window keeps what one death can repeat small. A task
+#: that does not is tried alone in the end, by which the engine finds the structure at fault.
 DASK_SETTINGS: dict[str, Any] = {
-    "distributed.scheduler.allowed-failures": 10,
+    "distributed.scheduler.allowed-failures": 3,
     "distributed.scheduler.work-stealing": True,
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,

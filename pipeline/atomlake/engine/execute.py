@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from atomlake.clusters.base import LOG_TOPIC
 from atomlake.engine.events import Listener, WorkerMessage
 from atomlake.engine.tasks import UnitRecord, run_unit
-from atomlake.engine.units import Unit
+from atomlake.engine.units import Unit, killed_worker
+from atomlake.errors import SetAside
 from atomlake.recipe import Limits
 
 if TYPE_CHECKING:
@@ -19,8 +21,13 @@ if TYPE_CHECKING:
 #: the scheduler stays small and a lost worker repeats little.
 WINDOW_PER_WORKER = 3
 
+#: Workers that one run may lose to the search for structures that end them.
+MAX_DEATHS = 200
+
 #: A unit with what became of it.
 Result = tuple[Unit, UnitRecord | BaseException]
+#: Does a unit, and returns what became of it.
+Attempt = Callable[[Unit], UnitRecord | BaseException]
 
 
 def in_this_process(units: Sequence[Unit], lake: str, limits: Limits) -> Iterator[Result]:
@@ -35,17 +42,21 @@ def on_cluster(
     lake: str,
     limits: Limits,
     n_workers: int,
+    memory_nbytes: int,
     tell: Listener,
 ) -> Iterator[Result]:
     """Do units on the workers of a cluster, the longest first, in a bounded window.
 
     The results are small records, taken and dropped one by one, so that neither the
     scheduler nor a worker holds more than the window. What workers log arrives between them.
+    There are ``n_workers`` with ``memory_nbytes`` each; units that end their workers are tried
+    again when all others are done.
     """
-    from distributed import as_completed
+    from distributed import KilledWorker, as_completed
 
     waiting = iter(sorted(units, key=lambda unit: -unit.estimate.seconds))
     submitted = {}
+    suspects = []
 
     def submit() -> None:
         unit = next(waiting, None)
@@ -72,4 +83,85 @@ def on_cluster(
         unit = submitted.pop(future.key)
         future.release()
         submit()
-        yield unit, result
+        if isinstance(result, KilledWorker):
+            suspects.append(unit)
+        else:
+            yield unit, result
+
+    def alone(unit: Unit) -> UnitRecord | BaseException:
+        future = client.submit(run_unit, lake, unit, limits, pure=False)
+        error: BaseException | None = future.exception()
+        return error or future.result()
+
+    yield from without_fatal(suspects, alone, killed_worker(memory_nbytes), KilledWorker)
+
+
+def without_fatal(
+    suspects: Sequence[Unit],
+    attempt: Attempt,
+    problem: SetAside,
+    death: type[BaseException],
+) -> Iterator[Result]:
+    """Do units that ended their workers, without the structures that do.
+
+    Parameters
+    ----------
+    suspects : sequence of Unit
+        The units. One is tried at a time, so that a death has one cause, and cut in halves
+        where its worker dies, until single structures are found.
+    attempt : callable
+        Does a unit, and returns its record or the error.
+    problem : SetAside
+        What is recorded of a structure that ends its worker alone.
+    death : type of exception
+        The error that says that the worker died.
+
+    Yields
+    ------
+    Result
+        Halves of new structures become parts of their own. The features of an existing part
+        stay together: they are computed once more, without what was found.
+    """
+    n_deaths = 0
+
+    def attempt_again(unit: Unit) -> UnitRecord | BaseException:
+        nonlocal n_deaths
+        if n_deaths == MAX_DEATHS:
+            return RuntimeError(
+                f"{n_deaths} more workers died of structures tried alone, so the fault is not in "
+                "a few structures; see whether workers have enough memory (cluster.memory)"
+            )
+        result = attempt(unit)
+        n_deaths += isinstance(result, death)
+        return result
+
+    for unit in suspects:
+        found = _in_halves(attempt_again, unit, range(len(unit)), death)
+        if unit.part_id is None:
+            for rows, result in found:
+                some = unit.take(rows)
+                if isinstance(result, death):
+                    some = replace(some, fatal={0: problem})
+                    result = attempt(some)
+                yield some, result
+            continue
+        ends = list(found)
+        fatal = {rows.start: problem for rows, result in ends if isinstance(result, death)}
+        if len(ends) == 1 and not fatal:
+            yield unit, ends[0][1]
+        else:
+            whole = replace(unit, fatal=fatal)
+            yield whole, attempt_again(whole)
+
+
+def _in_halves(
+    attempt: Attempt, unit: Unit, rows: range, death: type[BaseException]
+) -> Iterator[tuple[range, UnitRecord | BaseException]]:
+    """Yield ranges of a unit and what became of them; where a worker died, of one structure."""
+    result = attempt(unit.take(rows))
+    if isinstance(result, death) and len(rows) > 1:
+        middle = len(rows) // 2
+        yield from _in_halves(attempt, unit, rows[:middle], death)
+        yield from _in_halves(attempt, unit, rows[middle:], death)
+    else:
+        yield rows, result

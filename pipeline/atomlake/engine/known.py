@@ -6,12 +6,13 @@ particular locations or parts: what a plan needs in memory grows with what chang
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import polars as pl
 
 from atomlake.descriptors.base import Gradients
-from atomlake.engine.units import Speed, Task
+from atomlake.engine.units import Speed, Task, killed_worker
+from atomlake.errors import SetAside
 from atomlake.lake import Lake
 from atomlake.lake.catalogue import TABLES, reporting
 from atomlake.sources.base import Fingerprint
@@ -19,18 +20,33 @@ from atomlake.structures import CHECKS_VERSION
 
 #: A hash as the catalogue writes it, as a number.
 _HASH = pl.col("record_hash").str.to_integer(base=16, dtype=pl.UInt128)
+#: The hash of no record, by all odds.
+_NO_HASH = pl.lit(0, pl.UInt128)
+
+#: Why a location is looked at again by every run: what was wrong may have passed.
+PASSING = ("unreadable", "too_slow", "too_large", "crashed_reader")
 
 
 class Known:
-    """What a lake already holds; nothing at all where there is no lake yet."""
+    """What a lake already holds; nothing at all where there is no lake yet.
 
-    def __init__(self, lake: Lake | None) -> None:
+    What was set aside by checks that are no longer made, or because it ended workers of another
+    memory than ``memory_nbytes``, is to be tried again.
+    """
+
+    def __init__(self, lake: Lake | None, memory_nbytes: int) -> None:
         self._lake = lake
+        self._fatal = killed_worker(memory_nbytes)
+        self._is_obsolete = (pl.col("status") == "set_aside") & (
+            (pl.col("check_hash") != CHECKS_VERSION) | _ended_others(self._fatal, pl.col)
+        )
         self._states = {
             (row["source"], row["location"]): row
             for row in self._collect(self._table("sources")).iter_rows(named=True)
         }
-        codes = pl.col("set_aside").list.eval(pl.element().struct.field("code"))
+        entry = pl.element().struct
+        codes = pl.col("set_aside").list.eval(entry.field("code"))
+        ended_others = _ended_others(self._fatal, entry.field)
         self._features = self._collect(
             self._table("features").select(
                 "descriptor_id",
@@ -41,13 +57,11 @@ class Known:
                 "seconds",
                 "max_neighbours",
                 has_too_many=codes.list.contains("too_many_neighbours"),
+                has_obsolete=pl.col("set_aside").list.eval(ended_others).list.any(),
                 n_covered=pl.col("rows").list.len() + pl.col("set_aside").list.len(),
             )
         )
-        # set aside for a reason that may no longer hold
-        unsettled = (pl.col("status") == "set_aside") & (
-            (pl.col("check_hash") != CHECKS_VERSION) | (pl.col("code") == "unreadable")
-        )
+        unsettled = self._is_obsolete | pl.col("code").is_in(PASSING)
         places = self._collect(
             self._table("structures")
             .group_by("source", "location")
@@ -110,7 +124,8 @@ class Known:
     ) -> pl.DataFrame:
         """Live rows of some locations, as :func:`atomlake.engine.changes.compare` takes them.
 
-        Of unreadable locations only the record that says so. ``names`` holds all of them.
+        Of unreadable locations only the record that says so. ``names`` holds all of them. What
+        is to be tried again has a content that no record has.
         """
         wanted = {**dict.fromkeys(unreadable, False), **dict.fromkeys(readable, True)}
         if not wanted.keys() & self.locations(source):
@@ -124,7 +139,12 @@ class Known:
             self._structures(source)
             .join(locations, on="location")
             .filter(pl.col("is_readable") | (pl.col("code") == "unreadable"))
-            .select("sequence", pl.col("location").cast(names), "key", _HASH)
+            .select(
+                "sequence",
+                pl.col("location").cast(names),
+                "key",
+                pl.when(self._is_obsolete).then(_NO_HASH).otherwise(_HASH).alias("record_hash"),
+            )
         )
 
     def twins(self, source: str, hashes: pl.Series) -> pl.DataFrame:
@@ -173,7 +193,7 @@ class Known:
             (pl.col("gradients") == task.gradients.positions)
             | pl.lit(task.gradients.positions == "none"),
             pl.col("strain") | pl.lit(not task.gradients.strain),
-            ~is_stricter,
+            ~is_stricter & ~pl.col("has_obsolete"),
         ).select("part_id", "n_covered")
 
     def speed(self) -> Speed:
@@ -186,3 +206,8 @@ class Known:
         return {
             (name, Gradients(form, strain)): rate for name, form, strain, rate in rates.iter_rows()
         }
+
+
+def _ended_others(fatal: SetAside, field: Callable[[str], pl.Expr]) -> pl.Expr:
+    """Whether something was set aside because it ended workers of another memory."""
+    return (field("code") == fatal.code) & (field("reason") != fatal.reason)

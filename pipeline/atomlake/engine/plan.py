@@ -124,7 +124,7 @@ def make_plan(
     RecipeError
         If a descriptor does not fit what the sources hold.
     """
-    known = Known(lake)
+    known = Known(lake, recipe.cluster.memory_per_worker)
     notes: list[str] = []
     states = {
         s.label: list(scan.locations(s, known, scratch, recipe, on_work)) for s in recipe.sources

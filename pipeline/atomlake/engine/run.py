@@ -199,7 +199,8 @@ def _execute(
             f"{n_workers} workers ({recipe.cluster.kind}), dashboard {client.dashboard_link}"
         )
     )
-    return execute.on_cluster(client, plan.units, where, limits, n_workers, tell)
+    memory = recipe.cluster.memory_per_worker
+    return execute.on_cluster(client, plan.units, where, limits, n_workers, memory, tell)
 
 
 # ----- Publishing

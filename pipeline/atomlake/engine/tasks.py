@@ -104,13 +104,17 @@ def run_unit(lake: str, unit: Unit, limits: Limits) -> UnitRecord:
     part_id = unit.part_id
     if part_id is None:
         part_id = uuid.uuid4().hex
-        structures = _ingest(lake, part_id, unit.pieces, limits.guard, record)
+        structures, rows, fatal = _ingest(lake, part_id, unit, limits.guard, record), None, {}
     else:
+        rows = unit.rows
+        fatal = {unit.part_rows[i]: problem for i, problem in unit.fatal.items()}
+        if fatal:
+            rows = tuple(row for row in unit.part_rows if row not in fatal)
         with record.timing("read"):
-            structures = parts.read_structures(lake, part_id, unit.rows)
-        record.n_structures, record.n_atoms = structures.n_structures, structures.n_atoms
-    if structures.n_structures:
-        batch = _Batch(part_id, unit.rows, structures, limits.max_neighbours)
+            structures = parts.read_structures(lake, part_id, rows)
+        record.n_structures, record.n_atoms = len(unit), structures.n_atoms
+    if structures.n_structures or fatal:
+        batch = _Batch(part_id, rows, structures, limits.max_neighbours, fatal)
         batch.largest_cutoff = max((d.cutoff for d, _ in descriptors), default=0.0)
         for descriptor, gradients in descriptors:
             _featurize(lake, record, batch, descriptor, gradients)
@@ -121,15 +125,18 @@ def run_unit(lake: str, unit: Unit, limits: Limits) -> UnitRecord:
 # ----- Structures
 
 
-def _ingest(
-    lake: str, part_id: str, pieces: Sequence[Piece], guard: Guard, record: UnitRecord
-) -> Structures:
+def _ingest(lake: str, part_id: str, unit: Unit, guard: Guard, record: UnitRecord) -> Structures:
     """Read, check and write the structures of a new part; return the good ones."""
+    if unit.fatal:
+        (piece,), (reason,) = unit.pieces, unit.fatal.values()
+        record.structures = piece.described([0], [reason])
+        record.n_structures = record.set_aside[reason.code] = 1
+        return Structures.empty()
     scratch = layout.scratch_path(lake)
     batches: list[Structures] = []
     good: list[pl.DataFrame] = []
     bad: list[pl.DataFrame] = []
-    for piece in pieces:
+    for piece in unit.pieces:
         try:
             with record.timing("read"):
                 result = _read(piece, scratch, guard)
@@ -231,13 +238,15 @@ def _labels_present(structures: Structures) -> list[list[str]]:
 class _Batch:
     """The structures of one unit, with neighbour lists cut from one list where that can be.
 
-    ``rows`` are the rows of the part that ``structures`` are; None for all of them.
+    ``rows`` are the rows of the part that ``structures`` are; None for all of them. ``fatal``
+    are rows that are not tried, with what is to be recorded of them.
     """
 
     part_id: str
     rows: Sequence[int] | None
     structures: Structures
     max_neighbours: int
+    fatal: Problems
     largest_cutoff: float = 0.0
     found: tuple[Neighbours, list[SetAside | None]] | None = None
 
@@ -297,13 +306,14 @@ def _featurize(
         except Exception as error:
             found = _culprits(structures, descriptor, gradients, batch.max_neighbours, error)
             set_aside |= {covered[s]: reason for s, reason in found.items()}
-    for problem in set_aside.values():
+    rows = batch.part_rows(list(set_aside))
+    problems_of_rows = batch.fatal | dict(zip(rows, set_aside.values(), strict=True))
+    for problem in problems_of_rows.values():
         record.set_aside[problem.code] += 1
-    rows = dict(zip(set_aside, batch.part_rows(list(set_aside)), strict=True))
     with record.timing("write"):
         written = writer.close(
             seconds=time.perf_counter() - start,
-            set_aside={rows[s]: problem for s, problem in sorted(set_aside.items())},
+            set_aside=dict(sorted(problems_of_rows.items())),
             max_neighbours=batch.max_neighbours,
             versions=versions(),
         )

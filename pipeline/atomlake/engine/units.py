@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,6 +107,16 @@ class Piece:
             )
         return rows
 
+    def take(self, chosen: slice) -> Piece:
+        """Return the piece of some of the records."""
+        return replace(
+            self,
+            locations=self.locations[chosen],
+            keys=self.keys[chosen],
+            record_hashes=self.record_hashes[chosen],
+            nth=self.nth[chosen],
+        )
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -136,6 +146,19 @@ class Estimate:
             max(self.largest_row_nbytes, other.largest_row_nbytes),
         )
 
+    def share(self, n_structures: int) -> Estimate:
+        """Return what so many of the structures are expected to take."""
+        part = n_structures / max(self.n_structures, 1)
+        return Estimate(
+            n_structures,
+            int(self.n_atoms * part),
+            int(self.n_pairs * part),
+            self.seconds * part,
+            int(self.nbytes * part),
+            int(self.input_nbytes * part),
+            self.largest_row_nbytes,
+        )
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -155,6 +178,9 @@ class Unit:
         Descriptors to compute.
     estimate : Estimate
         What it is expected to take.
+    fatal : mapping of int to SetAside
+        Structures, by their position in the unit, that end every worker that tries them, and
+        what is to be recorded of them instead. A new one is alone in its unit.
     """
 
     source: str
@@ -163,6 +189,39 @@ class Unit:
     rows: tuple[int, ...] | None
     tasks: tuple[Task, ...]
     estimate: Estimate
+    fatal: Mapping[int, SetAside] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.estimate.n_structures
+
+    def take(self, chosen: range) -> Unit:
+        """Return the unit of some of the structures, which follow each other."""
+        pieces, first = [], 0
+        for piece in self.pieces:
+            here = slice(max(chosen.start - first, 0), max(chosen.stop - first, 0))
+            pieces.append(piece.take(here))
+            first += len(piece)
+        rows = None if self.part_id is None else tuple(self.part_rows[i] for i in chosen)
+        return replace(
+            self,
+            pieces=tuple(piece for piece in pieces if len(piece)),
+            rows=rows,
+            estimate=self.estimate.share(len(chosen)),
+        )
+
+    @property
+    def part_rows(self) -> Sequence[int]:
+        """Rows of the existing part that are live."""
+        return range(len(self)) if self.rows is None else self.rows
+
+
+def killed_worker(memory_nbytes: int) -> SetAside:
+    """What is recorded of a structure that ends every worker of so much memory."""
+    return SetAside(
+        "killed_worker",
+        f"every worker that tried it died, with {memory_nbytes / 1e9:,.2f} GB of memory; give "
+        "workers more memory (cluster.memory), or correct the structure",
+    )
 
 
 @dataclass(frozen=True)
