@@ -147,9 +147,9 @@ def run(
                     publisher.take(unit, result)
                 publisher.flush()
                 computed = time.monotonic()
-            lake.catalogue.require_undisturbed(
-                [source.label for source in recipe.sources], run_id=run_id
-            )
+            if not plan.is_empty:
+                labels = [source.label for source in recipe.sources]
+                lake.catalogue.require_undisturbed(labels, run_id=run_id)
             publisher.publish_sources()
             publisher.wait_for_disk([layout.CATALOGUE])
         _clear(layout.scratch_path(lake.path))
