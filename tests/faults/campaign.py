@@ -497,6 +497,7 @@ def spread(n_points: int, n_wanted: int | None) -> list[int]:
     "--explicit", "n_explicit", default=40, show_default=True, help="Kills on an explicit cluster."
 )
 @click.option("--structures", default=16, show_default=True, help="Structures of the recipe.")
+@click.option("--minutes", type=float, help="Begin no kill after that time.")
 @click.option("--seed", default=1, show_default=True, help="Of the random times and victims.")
 def main(
     points: int | None,
@@ -504,6 +505,7 @@ def main(
     n_random: int,
     n_explicit: int,
     structures: int,
+    minutes: float | None,
     seed: int,
 ) -> None:
     """Kill runs in every way there is; print the counts as JSON; fail if anything was lost."""
@@ -533,6 +535,8 @@ def main(
         ]
         with campaign.read_in_parallel():
             for i, cycle in enumerate(cycles):
+                if minutes is not None and time.monotonic() - started > 60 * minutes:
+                    break
                 try:
                     cycle()
                 except Failure as failure:
