@@ -7,6 +7,7 @@ import logging
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from typing import Any, ClassVar, NoReturn
 import click
 
 from atomlake.errors import AtomlakeError, ExitCode, RecipeError
+from atomlake.quantities import duration, size
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
@@ -101,15 +103,15 @@ def run(
         click.echo(f"run        {outcome.run_id}, {outcome.seconds['total']:.1f} s")
         click.echo(
             f"computed   {totals.n_structures:,} structures, {totals.n_atoms:,} atoms, "
-            f"{totals.n_parts} parts, {_size(totals.nbytes)}"
+            f"{totals.n_parts} parts, {size(totals.nbytes)}"
         )
         click.echo(f"unchanged  {plan.n_unchanged:,} structures")
         if plan.n_retired:
             click.echo(f"retired    {plan.n_retired:,} structures")
         if totals.peak_nbytes:
             click.echo(
-                f"memory     up to {_size(totals.peak_nbytes)} per worker "
-                f"({_size(plan.memory_nbytes)} projected)"
+                f"memory     up to {size(totals.peak_nbytes)} per worker "
+                f"({size(plan.memory_nbytes)} projected)"
             )
         click.echo(f"set aside  {_counts(totals.set_aside)}")
         if totals.set_aside:
@@ -193,12 +195,12 @@ def plan(recipe: str, workers: int | None, lake: str | None, as_json: bool) -> N
         )
         click.echo(f"atoms       {estimate.n_atoms:,}, about {estimate.n_pairs:,} pairs")
         click.echo(f"parts       {len(planned.units):,}")
-        click.echo(f"time        about {_duration(seconds)} with {n_workers} workers")
+        click.echo(f"time        about {duration(seconds)} with {n_workers} workers")
         click.echo(
-            f"memory      up to {_size(planned.memory_nbytes)} per worker, of "
-            f"{_size(asked.cluster.memory_per_worker)}"
+            f"memory      up to {size(planned.memory_nbytes)} per worker, of "
+            f"{size(asked.cluster.memory_per_worker)}"
         )
-        click.echo(f"disk        up to {_size(estimate.nbytes)} before compression")
+        click.echo(f"disk        up to {size(estimate.nbytes)} before compression")
         for note in planned.notes:
             click.echo(f"note        {note}")
         for refusal in planned.refusals:
@@ -276,7 +278,7 @@ def check_cluster(recipe: str, patience: float, as_json: bool) -> None:
         for address, worker in sorted(report.workers.items()):
             click.echo(
                 f"{worker.host} {address}: {worker.microseconds_per_atom:.1f} µs an atom, "
-                f"{_size(worker.memory_nbytes)}, {worker.n_threads} threads, clock "
+                f"{size(worker.memory_nbytes)}, {worker.n_threads} threads, clock "
                 f"{report.clocks[address]:+.2f} s, kernels after {worker.compile_seconds:.1f} s"
             )
         same = next(iter(report.workers.values())).versions
@@ -305,21 +307,40 @@ def cluster_script(recipe: str) -> None:
 @main.command()
 @click.argument("lake", type=click.Path())
 @click.option("--reasons", default=10, show_default=True, help="Set-aside structures to list.")
+@click.option("--web", type=click.Path(path_type=Path), help="Write a page for browsers here.")
+@click.option("--metrics", type=click.Path(path_type=Path), help="Write Prometheus metrics here.")
+@click.option("--every", type=click.IntRange(min=1), help="Write them again after so many seconds.")
 @_as_json
 @_reports_errors
-def status(lake: str, reasons: int, as_json: bool) -> None:
-    """Say what is in LAKE, what is missing, what was set aside and why."""
+def status(
+    lake: str,
+    reasons: int,
+    web: Path | None,
+    metrics: Path | None,
+    every: int | None,
+    as_json: bool,
+) -> None:
+    """Say what is in LAKE, what is missing, what was set aside and why.
+
+    With --web or --metrics it is written to a file instead, once, or again and again with
+    --every until stopped.
+    """
     from atomlake import lake as lakes
     from atomlake.lake.summary import summarise
 
     opened = lakes.open(lake)
+    if web is not None or metrics is not None:
+        _write_status(opened, web, metrics, every)
+        return
+    if every is not None:
+        raise click.UsageError("--every goes with --web or --metrics")
     summary = summarise(opened)
     if as_json:
         _print_json(summary)
         return
     click.echo(
         f"{lake}: {summary['n_structures']:,} structures, {summary['n_atoms']:,} atoms, "
-        f"{summary['n_parts']:,} parts, {_size(summary['nbytes'])} (version {opened.version})"
+        f"{summary['n_parts']:,} parts, {size(summary['nbytes'])} (version {opened.version})"
     )
     for source in summary["sources"]:
         click.echo(
@@ -330,7 +351,7 @@ def status(lake: str, reasons: int, as_json: bool) -> None:
         click.echo(
             f"  descriptor  {entry['descriptor_id']}: {entry['n_structures']:,} of "
             f"{summary['n_structures']:,} structures, {entry['n_features']:,} features, "
-            f"gradients {entry['gradients']}, {_size(entry['nbytes'])}"
+            f"gradients {entry['gradients']}, {size(entry['nbytes'])}"
         )
     for entry in summary["runs"][-3:]:
         click.echo(
@@ -345,6 +366,24 @@ def status(lake: str, reasons: int, as_json: bool) -> None:
             click.echo(f"    {row['location']} # {row['key']}{what}: {row['reason']}")
         if len(rejected) > reasons:
             click.echo(f"    and {len(rejected) - reasons:,} more (--reasons)")
+
+
+def _write_status(lake: Any, web: Path | None, metrics: Path | None, every: int | None) -> None:
+    from atomlake.engine import status_page
+    from atomlake.lake import layout
+
+    while True:
+        if web is not None:
+            layout.write_whole(web, status_page.page(lake, every).encode())
+        if metrics is not None:
+            layout.write_whole(metrics, status_page.metrics(lake).encode())
+        if every is None:
+            break
+        time.sleep(every)
+        lake = lake.refresh()
+    for path in (web, metrics):
+        if path is not None:
+            click.echo(path)
 
 
 @main.command()
@@ -392,9 +431,9 @@ def verify(lake: str, as_json: bool) -> None:
         for problem in report.problems:
             click.echo(str(problem), err=True)
         click.echo(
-            f"{report.n_files:,} files, {_size(report.nbytes)}: "
+            f"{report.n_files:,} files, {size(report.nbytes)}: "
             f"{len(report.problems)} problems; {report.n_orphans} unpublished files, "
-            f"{_size(report.orphan_nbytes)}"
+            f"{size(report.orphan_nbytes)}"
         )
     if report.problems:
         sys.exit(ExitCode.DAMAGED)
@@ -614,19 +653,3 @@ def _plain(value: Any) -> Any:
 
 def _counts(counts: Any) -> str:
     return ", ".join(f"{n:,} {code}" for code, n in sorted(counts.items())) or "nothing"
-
-
-def _size(nbytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if nbytes < 1000 or unit == "TB":
-            break
-        nbytes /= 1000
-    return f"{nbytes:,.0f} {unit}" if unit == "B" else f"{nbytes:,.2f} {unit}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:,.1f} h"

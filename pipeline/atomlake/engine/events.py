@@ -28,9 +28,10 @@ class Planned:
 
 @dataclass(frozen=True)
 class ClusterStarted:
-    """Workers are being started."""
+    """Workers are being started; ``dashboard`` is the address of dask's page, if it has one."""
 
     description: str
+    dashboard: str | None
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ class LogLines:
                     "planned %d units, %d structures", event.n_units, event.estimate.n_structures
                 )
             case ClusterStarted():
-                logger.info("%s", event.description)
+                logger.info("%s, dashboard %s", event.description, event.dashboard)
             case UnitDone():
                 self.n_structures += event.n_structures
                 self.n_atoms += event.n_atoms
@@ -255,7 +256,9 @@ class ProgressBar:
                     self.task, description="computing", total=event.estimate.n_structures
                 )
             case ClusterStarted():
-                self.progress.console.print(event.description, highlight=False)
+                self.progress.console.print(
+                    f"{event.description}, dashboard {event.dashboard}", highlight=False
+                )
             case UnitDone():
                 self.n_atoms += event.n_atoms
                 rate = self.n_atoms / (time.monotonic() - self.started)

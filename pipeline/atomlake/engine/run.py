@@ -196,7 +196,7 @@ def _execute(
     n_workers = recipe.cluster.n_workers
     tell(
         ClusterStarted(
-            f"{n_workers} workers ({recipe.cluster.kind}), dashboard {client.dashboard_link}"
+            f"{n_workers} workers ({recipe.cluster.kind})", client.dashboard_link or None
         )
     )
     memory = recipe.cluster.memory_per_worker
