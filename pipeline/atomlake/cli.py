@@ -484,7 +484,7 @@ def compact(lake: str, part_size: str, as_json: bool) -> None:
     else:
         click.echo(
             f"{lake}: {done.n_parts_before:,} parts became {done.n_parts_after:,}; "
-            f"{done.n_moved:,} structures moved, {_size(done.nbytes)} written"
+            f"{done.n_moved:,} structures moved, {size(done.nbytes)} written"
         )
 
 
@@ -521,7 +521,7 @@ def _tell_removed(lake: str, removed: list[Any], as_json: bool) -> None:
     if as_json:
         _print_json({"groups": [group.path for group in removed], "nbytes": nbytes})
     else:
-        click.echo(f"{lake}: {len(removed):,} groups removed, {_size(nbytes)}")
+        click.echo(f"{lake}: {len(removed):,} groups removed, {size(nbytes)}")
 
 
 # ----- What there is
