@@ -16,22 +16,45 @@ tasks that only sleep on many workers, with the engine's own submission.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import uuid
+from dataclasses import replace
 from itertools import batched
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 
-from atomlake.engine.run import run
-from atomlake.lake import Lake
-from atomlake.recipe import Recipe
+from atomlake import sources
+from atomlake.clusters.base import DASK_SETTINGS
+from atomlake.descriptors.base import Descriptor
+from atomlake.engine import tasks
+from atomlake.engine.execute import on_cluster
+from atomlake.engine.plan import Plan
+from atomlake.engine.run import _Publisher, preview, run
+from atomlake.engine.tasks import UnitRecord
+from atomlake.engine.units import Estimate, Piece, Task, Unit
+from atomlake.errors import SourceError
+from atomlake.lake import Lake, parts
+from atomlake.recipe import Limits, Recipe
 from atomlake.sources import reader
-from atomlake.sources.base import Source
+from atomlake.sources.base import (
+    FileIndex,
+    Fingerprint,
+    Reader,
+    ReadResult,
+    Source,
+    numbered_keys,
+)
 from atomlake.structures import CHEMICAL_SYMBOLS, Structures
 
 #: Real structures to perturb: crystals of five atoms.
@@ -160,6 +183,289 @@ def peak_nbytes() -> int:
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
+# ----- Plans
+
+
+class Synthetic(Reader):
+    """``synthetic://N``: an index of N records of five atoms, and nothing to read."""
+
+    format = "synthetic"
+    title = "records that only the planner ever sees"
+    patterns = ("synthetic://*",)
+
+    def fingerprint(self, known: Fingerprint | None = None) -> Fingerprint:
+        """Tell sources of different sizes apart."""
+        return Fingerprint(0, 0, self.location)
+
+    def index(self) -> FileIndex:
+        """List records whose hashes depend on their position alone."""
+        n = int(self.source.path.partition("://")[2])
+        hashes = np.random.default_rng(0).integers(0, 256, (n, 16), dtype=np.uint8)
+        locations = np.zeros((n, 2), dtype=np.int64)
+        locations[:, 0] = np.arange(n)
+        return FileIndex(
+            keys=numbered_keys(n),
+            record_hashes=hashes,
+            n_atoms=np.full(n, 5, dtype=np.int32),
+            volumes=np.full(n, 60.0, dtype=np.float32),
+            locations=locations,
+        )
+
+    def read(self, locations: NDArray[np.int64]) -> ReadResult:
+        """Refuse: nobody may read what is only planned."""
+        raise SourceError("there is nothing to read in a synthetic source")
+
+
+def planning_recipe(lake: Path, n: int) -> Recipe:
+    """Return a recipe for a synthetic source."""
+    return Recipe.model_validate(
+        {
+            "lake": str(lake),
+            "sources": [{"path": f"synthetic://{n}", "format": "synthetic", "name": "many"}],
+            "descriptors": [DESCRIPTOR],
+        }
+    )
+
+
+def fill_catalogue(lake: Path, n: int) -> None:
+    """Write the catalogue that a run over ``n`` synthetic records would have left."""
+    recipe = planning_recipe(lake, n)
+    source, descriptor = recipe.sources[0], recipe.descriptors[0].build()
+    index = sources.reader(source.path, source, lake).index()
+    catalogue = Lake.create(lake).catalogue
+    for rows in batched(range(n), recipe.parts.structures):
+        part_id = uuid.uuid4().hex
+        at = list(rows)
+        fingerprint = Fingerprint(0, 0, source.path)
+        piece = Piece(source, source.path, fingerprint, index.locations[at], index.keys[at],
+                      index.record_hashes[at], np.zeros(len(at), np.uint32))  # fmt: skip
+        frame = described(piece, range(len(at)), part_id)
+        part = parts.PartRecord(
+            part_id, f"parts/{part_id}/structures", len(at), 5 * len(at), (), ()
+        )
+        catalogue.publish_structures(frame, parts=[part], run_id="synthetic")
+        catalogue.publish_features(
+            [features_record(descriptor, part_id, len(at), 5 * len(at))], run_id="synthetic"
+        )
+    state = {"source": source.label, "location": source.path, **fingerprint._asdict()}
+    options = {"options_hash": sources.options_hash(source), "n_structures": n}
+    catalogue.publish_sources(pl.DataFrame([state | options | {"run_id": "synthetic"}]))
+
+
+def described(piece: Piece, records: range, part_id: str) -> pl.DataFrame:
+    """Rows of the structures table, as a task makes them."""
+    return piece.described(records).with_columns(
+        status=pl.lit("ok"),
+        content_hash="record_hash",
+        part_id=pl.lit(part_id),
+        row=pl.int_range(pl.len()),
+        first_atom=5 * pl.int_range(pl.len()),
+        n_atoms=pl.lit(5),
+        formula=pl.lit("ABO3"),
+        pbc=pl.lit("TTT"),
+    )
+
+
+def features_record(
+    descriptor: Descriptor, part_id: str, n_structures: int, n_rows: int
+) -> parts.FeaturesRecord:
+    """Return what a task reports of the features of a part."""
+    return parts.FeaturesRecord(
+        descriptor_id=descriptor.descriptor_id,
+        kind=descriptor.kind,
+        part_id=part_id,
+        path=f"parts/{part_id}/{descriptor.descriptor_id}",
+        gradients="none",
+        strain=False,
+        n_structures=n_structures,
+        n_rows=n_rows,
+        n_pairs=0,
+        rows=None,
+        structure_n_atoms=None,
+        structure_n_pairs=None,
+        set_aside={},
+        max_neighbours=2000,
+        files=(),
+        seconds=1.0,
+        versions={},
+    )
+
+
+def measure_plans(n: int, folder: Path) -> None:
+    """Plan ``n`` records in fresh processes, for lakes that hold none, all, and all but 1,000."""
+    print(f"\n{n:,} records to plan", flush=True)
+    _tell_plan("into an empty lake", planned_in_own_process(folder / "empty", n), n)
+    start = time.perf_counter()
+    fill_catalogue(folder / "full", n)
+    nbytes = _nbytes(folder / "full" / "catalogue")
+    print(f"  catalogue written in {time.perf_counter() - start:.0f} s: {nbytes / 1e6:,.0f} MB")
+    _tell_plan("all there and unchanged", planned_in_own_process(folder / "full", n), 0)
+    more = planned_in_own_process(folder / "full", n + N_ADDED)
+    _tell_plan("changed, all compared: 1,000 are new", more, N_ADDED)
+
+
+def planned_in_own_process(lake: Path, n: int) -> dict[str, Any]:
+    """Plan in a fresh process; return what it measured."""
+    command = [sys.executable, __file__, "plan-once", str(lake), str(n)]
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def plan_once(lake: Path, n: int) -> dict[str, Any]:
+    """Plan here; return what it took."""
+    before = peak_nbytes()
+    start = time.perf_counter()
+    planned = preview(planning_recipe(lake, n))
+    seconds = time.perf_counter() - start
+    return {
+        "n_structures": planned.n_new,
+        "n_units": len(planned.units),
+        "seconds": seconds,
+        "nbytes_before": before,
+        "peak_nbytes": peak_nbytes(),
+    }
+
+
+def _tell_plan(what: str, found: dict[str, Any], n: int) -> None:
+    assert found["n_structures"] == n, (what, found, n)
+    print(
+        f"  {what}: {found['seconds']:.1f} s, {found['n_units']} units, peak memory "
+        f"{found['peak_nbytes'] / 1e6:,.0f} MB, {found['nbytes_before'] / 1e6:,.0f} MB of it "
+        "after the imports",
+        flush=True,
+    )
+
+
+# ----- A thousand workers
+
+
+def measure_scheduler(n_workers: int, seconds: float, n_structures: int, rounds: int) -> None:
+    """Let the engine submit tasks that sleep to many workers, and publish what they return.
+
+    The scheduler, the driver and its commits are in this process, as in a real run; the workers
+    are dask's own, with a thread each, all in one other process. Prints for how much of the
+    time a worker waits between two tasks, and what a task costs this process.
+    """
+    from distributed import Client, LocalCluster
+
+    units = sleeping_units(rounds * n_workers, n_structures, seconds)
+    with (
+        tempfile.TemporaryDirectory(prefix="atomlake-growth-") as folder,
+        dask.config.set(DASK_SETTINGS),
+        LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        command = [sys.executable, __file__, "sleepers", client.scheduler.address]
+        command += [str(n_workers), str(seconds)]
+        sleepers = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            client.wait_for_workers(n_workers, timeout=300)
+            lake = Lake.create(Path(folder) / "lake")
+            plan = Plan(units, {}, pl.DataFrame(), [], [], [], Estimate(), 0, 0)
+            publisher = _Publisher(lake, plan, "sleep", lambda event: None)
+            cpu, start, before = time.process_time(), time.time(), peak_nbytes()
+            spans: dict[str, list[tuple[float, float]]] = {}
+            for unit, result in on_cluster(client, units, folder, Limits(), n_workers):
+                assert isinstance(result, UnitRecord), result
+                span = result.seconds["start"], result.seconds["stop"]
+                spans.setdefault(result.part.path, []).append(span)
+                publisher.take(unit, result)
+            publisher.flush()
+            wall, cpu = time.time() - start, time.process_time() - cpu
+        finally:
+            sleepers.terminate()
+            sleepers.wait()
+    working = [max(b for _, b in span) - min(a for a, _ in span) for span in spans.values()]
+    n_gaps = len(units) - len(spans)
+    waited = (sum(working) - len(units) * seconds) / n_gaps
+    print(f"\n{n_workers:,} workers, {len(units):,} tasks of {seconds:g} s, each with "
+          f"{n_structures:,} structures to publish")  # fmt: skip
+    print(f"  between two tasks a worker waits {1e3 * waited:.0f} ms: {waited / seconds:.2%}")
+    print(
+        f"  from the first submission to the last commit {wall:.1f} s, "
+        f"{wall / (rounds * seconds) - 1:.1%} more than {rounds} tasks one after the other: "
+        f"{rounds * seconds:g} s"
+    )
+    print(
+        f"  scheduler, driver and commits: {1e3 * cpu / len(units):.2f} ms of CPU a task, "
+        f"{cpu / wall:.0%} of a core; memory {before / 1e6:,.0f} MB before, "
+        f"{peak_nbytes() / 1e6:,.0f} MB at most"
+    )
+
+
+def sleeping_units(n: int, n_structures: int, seconds: float) -> list[Unit]:
+    """Return units that are as large as real ones."""
+    source = Source(path="synthetic://0", format="synthetic", name="many")
+    entry = planning_recipe(Path("lake"), 0).descriptors[0]
+    computed = (Task(entry.kind, entry.build().parameters, entry.wanted),)
+    random = np.random.default_rng(0)
+    return [
+        Unit(
+            source.label,
+            (
+                Piece(
+                    source,
+                    source.path,
+                    Fingerprint(0, 0, ""),
+                    random.integers(0, 2**40, (n_structures, 2)),
+                    numbered_keys(n_structures),
+                    random.integers(0, 256, (n_structures, 16), dtype=np.uint8),
+                    np.zeros(n_structures, np.uint32),
+                ),
+            ),
+            None,
+            None,
+            computed,
+            Estimate(n_structures, 5 * n_structures, seconds=seconds),
+        )
+        for _ in range(n)
+    ]
+
+
+def start_sleepers(address: str, n_workers: int, seconds: float) -> None:
+    """Run workers that sleep, until they are stopped."""
+    from distributed import Worker, get_worker
+
+    records: dict[int, UnitRecord] = {}
+    lock = threading.Lock()
+
+    def sleep(lake: str, unit: Unit, limits: Limits) -> UnitRecord:
+        start = time.time()
+        (piece,) = unit.pieces
+        with lock:
+            if not records:
+                records[0] = pretended(piece, unit)
+        time.sleep(max(0.0, start + seconds - time.time()))
+        part_id = uuid.uuid4().hex
+        return replace(
+            records[0],
+            part=parts.PartRecord(part_id, get_worker().name, len(piece), 0, (), ()),
+            seconds={"start": start, "stop": time.time()},
+        )
+
+    async def serve() -> None:
+        settings: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "dashboard": False}
+        workers = [Worker(address, name=f"sleeper-{i}", **settings) for i in range(n_workers)]
+        for some in batched(workers, 50):
+            await asyncio.gather(*some)
+        await asyncio.gather(*(worker.finished() for worker in workers))
+
+    tasks.run_unit = sleep  # what the driver's task is, by its name
+    with dask.config.set(DASK_SETTINGS), tempfile.TemporaryDirectory() as folder:
+        dask.config.set({"temporary-directory": folder})
+        asyncio.run(serve())
+
+
+def pretended(piece: Piece, unit: Unit) -> UnitRecord:
+    """Return the record of a unit of which nothing was computed."""
+    frame = described(piece, range(len(piece)), "part")
+    record = UnitRecord(frame, n_structures=len(piece))
+    descriptor = unit.tasks[0].descriptor
+    record.features.append(features_record(descriptor, "part", len(piece), 5 * len(piece)))
+    return record
+
+
 # ----- The command
 
 
@@ -170,18 +476,47 @@ def main() -> None:
     lake = commands.add_parser("lake", help="lakes of these sizes, one after the other")
     lake.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     lake.add_argument("--data", type=Path, default=Path("../shared/data"))
+    plan = commands.add_parser("plan", help="plans for these numbers of structures")
+    plan.add_argument("--sizes", type=int, nargs="+", default=[10_000_000])
+    many = commands.add_parser("scheduler", help="tasks that sleep, on many workers")
+    many.add_argument("--workers", type=int, default=1000)
+    many.add_argument("--seconds", type=float, default=8.0, help="of one task")
+    many.add_argument("--structures", type=int, default=1000, help="of one task")
+    many.add_argument("--rounds", type=int, default=5, help="tasks for each worker")
+    sleepers = commands.add_parser("sleepers", help="the workers of scheduler, in this process")
+    sleepers.add_argument("address")
+    sleepers.add_argument("n_workers", type=int)
+    sleepers.add_argument("seconds", type=float)
     one = commands.add_parser("run", help="one run, in this process")
     one.add_argument("lake", type=Path)
     one.add_argument("files", type=Path)
+    once = commands.add_parser("plan-once", help="one plan, in this process")
+    once.add_argument("lake", type=Path)
+    once.add_argument("n", type=int)
     arguments = parser.parse_args()
     match arguments.command:
         case "lake":
             for n in arguments.sizes:
                 with tempfile.TemporaryDirectory(prefix="atomlake-growth-") as folder:
                     measure_lake(arguments.data, n, Path(folder))
+        case "plan":
+            for n in arguments.sizes:
+                with tempfile.TemporaryDirectory(prefix="atomlake-growth-") as folder:
+                    measure_plans(n, Path(folder))
+        case "scheduler":
+            measure_scheduler(
+                arguments.workers, arguments.seconds, arguments.structures, arguments.rounds
+            )
+        case "sleepers":
+            start_sleepers(arguments.address, arguments.n_workers, arguments.seconds)
         case "run":
             print(json.dumps(run_once(arguments.lake, arguments.files)))
+        case "plan-once":
+            print(json.dumps(plan_once(arguments.lake, arguments.n)))
 
+
+# The registry finds the class under the name of this module, which is run as a program.
+sources._REGISTRY.listed["synthetic"] = f"{__name__}:Synthetic"
 
 if __name__ == "__main__":
     main()

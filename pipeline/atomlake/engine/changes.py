@@ -27,9 +27,9 @@ class Changes:
     Attributes
     ----------
     new : DataFrame
-        Records to ingest, sorted: ``location``, ``position`` (row in the index of its location),
-        ``record_hash``, ``nth`` (count that tells equal records of a location apart) and
-        ``replaces`` (the sequence of the predecessor under the same key, or null).
+        Records to ingest, in their order: ``location``, ``position`` (row in the index of its
+        location), ``record_hash``, ``nth`` (count that tells equal records of a location apart)
+        and ``replaces`` (the sequence of the predecessor under the same key, or null).
     moved : DataFrame
         Structures whose content is the same under another key or location:
         ``sequence`` with the new ``location`` and ``key``.
@@ -79,24 +79,28 @@ def compare(records: pl.DataFrame, known: pl.DataFrame) -> Changes:
     ----------
     records : DataFrame
         ``location``, ``key``, ``record_hash``, ``position`` of every record of the locations
-        that were indexed.
+        that were indexed, in order.
     known : DataFrame
         ``sequence``, ``location``, ``key``, ``record_hash`` of every live structure of
         these locations and of those that are gone; hashes are integers.
     """
-    matches = list(_in_ranges(records, known))
-    moved, new, left = (pl.concat(frames) for frames in zip(*matches, strict=True))
+    matches = list(_in_ranges(records.with_row_index("row"), known))
+    moved, rows, left = (pl.concat(frames) for frames in zip(*matches, strict=True))
+    del matches
     n_unchanged = len(known) - len(left) - len(moved)
+    rows = rows.sort("row")
+    new = records.select("location", "position", "record_hash")[rows["row"]]
+    new = new.with_columns(rows["nth"])
     if left.is_empty():
         new = new.with_columns(replaces=pl.lit(None, pl.Int64))
     else:
         place = ["location", "key"]
-        new = new.join(left.select(*place, replaces="sequence"), on=place, how="left")
+        replaced = left.select(*place, replaces="sequence")
+        new = new.with_columns(records["key"][rows["row"]])
+        new = new.join(replaced, on=place, how="left", maintain_order="left").drop("key")
     retired = left.join(new, left_on="sequence", right_on="replaces", how="anti")
     return Changes(
-        new=new.select("location", "position", "record_hash", "nth", "replaces").sort(
-            "location", "position"
-        ),
+        new=new,
         moved=moved,
         retired=retired["sequence"],
         n_unchanged=n_unchanged,
@@ -106,7 +110,7 @@ def compare(records: pl.DataFrame, known: pl.DataFrame) -> Changes:
 def _in_ranges(
     records: pl.DataFrame, known: pl.DataFrame
 ) -> Iterator[tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]]:
-    """Yield what moved, what is new and what is left of the lake, for one range of hashes."""
+    """Yield what moved, which rows are new, and what is left of the lake, by ranges of hashes."""
     n_ranges = 1 + max(len(records), len(known)) // MATCHED_RECORDS
     for i in range(n_ranges):
         is_in_range = pl.col("record_hash") % n_ranges == i
@@ -131,7 +135,8 @@ def _match(
             moved.append(match.select("sequence", "location", "key"))
             records = records.join(match, on=["location", "key"], how="anti")
             known = known.join(match, on="sequence", how="anti")
-    return pl.concat(moved), _numbered(records, ["location", "record_hash"]), known
+    new = _numbered(records, ["location", "record_hash"]).select("row", "nth")
+    return pl.concat(moved), new, known
 
 
 def _numbered(rows: pl.DataFrame, content: list[str]) -> pl.DataFrame:

@@ -172,7 +172,11 @@ def make_plan(
         ]
         unreadable = _unreadable(indexed, change.new)
         set_aside += _set_aside(source, by_location, unreadable)
-        new = change.new.join(unreadable, on=["location", "position"], how="anti")
+        new = change.new
+        if len(unreadable):
+            new = new.join(
+                unreadable, on=["location", "position"], how="anti", maintain_order="left"
+            )
         units += _ingest_units(source, by_location, new, tasks, recipe, speed)
         units += _feature_units(label, known, change.leaving, tasks, recipe, speed)
     estimate = sum((unit.estimate for unit in units), Estimate())
