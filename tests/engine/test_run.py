@@ -13,6 +13,8 @@ from ase.io import write
 from atomlake.descriptors import get
 from atomlake.engine.run import RefusedError, preview, run
 from atomlake.errors import LakeError, RecipeError
+from atomlake.lake.catalogue import Catalogue
+from atomlake.sources.extxyz import ExtendedXyz
 from atomlake.structures import Structures
 
 ALL = {"H2O", "H3N", "CH4", "CO2", "Cu4"}
@@ -60,6 +62,45 @@ def test_one_more_structure_costs_one_structure(database):
     database.save()
     assert database.run().totals.n_structures == 1
     assert set(database.features()) == ALL | {"C2H6"}
+
+
+def test_what_is_appended_is_indexed_alone(database, monkeypatch):
+    database.run()
+    monkeypatch.setattr(ExtendedXyz, "index", _refuse)
+    for name in ("C2H6", "H2O"):
+        database.structures.append(molecule(name))
+        database.save()
+        outcome = database.run()
+        assert (outcome.totals.n_structures, outcome.plan.n_retired) == (1, 0)
+    rows = live(database)
+    assert sorted(rows["key"]) == [str(i) for i in range(7)]
+    assert rows["structure_id"].n_unique() == 7
+    monkeypatch.undo()
+    assert preview(database.recipe).is_empty
+
+
+def test_what_a_killed_run_changed_is_seen_though_the_file_is_as_before(database, monkeypatch):
+    database.run()
+    before, removed = database.file.read_bytes(), database.structures.pop(0)
+    database.save()
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalogue, "publish_sources", _raise_once_retired)
+        with pytest.raises(KeyboardInterrupt):
+            database.run()
+    assert len(live(database)) == 4, "it was killed after it had retired a structure"
+    database.file.write_bytes(before)
+    assert database.run().totals.n_structures == 1
+    assert removed.get_chemical_formula() in set(live(database)["formula"])
+
+
+def _refuse(reader):
+    raise AssertionError("the whole file is indexed")
+
+
+def _raise_once_retired(catalogue, sources, publish=Catalogue.publish_sources):
+    if (sources["digest"] != "").any():
+        raise KeyboardInterrupt
+    publish(catalogue, sources)
 
 
 def test_an_insertion_at_the_front_costs_one_structure(database):

@@ -559,6 +559,45 @@ def test_every_block_size_gives_the_same(look_at, write, monkeypatch):
         assert np.array_equal(again.structures.positions, first.structures.positions)
 
 
+TEXTS = [helium(1), helium(2), "\n", "garbage here\n", "VEC1 1 0 0\n", "3\n", "He 0 0 0\n", "2"]
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(TEXTS), min_size=1), st.lists(st.sampled_from(TEXTS), min_size=1))
+@example([helium(1)], [helium(2), "\n", helium(1)])
+def test_what_is_appended_is_what_follows_in_the_whole(write, head, tail):
+    path = write("".join(head))
+    reader = ExtendedXyz(str(path), Source(path=str(path)), path.parent)
+    try:
+        before, n_before = reader.fingerprint(), len(reader.index())
+    except SourceError:
+        return
+    if reader.index().set_aside:
+        return
+    write("".join([*head, *tail]))
+    found = reader.appended(before, n_before)
+    if {*head, *tail} <= {helium(1), helium(2), "\n"} and tail[0] != "\n":
+        assert found is not None, "it can be told here"
+    if found is not None:
+        whole = reader.index()
+        assert found.keys.to_list() == whole.keys.to_list()[n_before:]
+        assert np.array_equal(found.record_hashes, whole.record_hashes[n_before:])
+        assert np.array_equal(found.locations, whole.locations[n_before:])
+        assert np.array_equal(found.n_atoms, whole.n_atoms[n_before:])
+        assert not found.set_aside
+        assert not whole.set_aside
+
+
+def test_an_edit_before_the_end_is_not_taken_for_growth(write):
+    path = write(helium(1) + helium(2))
+    reader = ExtendedXyz(str(path), Source(path=str(path)), path.parent)
+    before = reader.fingerprint()
+    write(helium(1) + helium(3) + helium(2))
+    assert reader.appended(before, 2) is None
+    write(helium(1))
+    assert reader.appended(before, 2) is None
+
+
 def test_any_rows_in_any_order(look_at, write):
     found = look_at(write("".join(map(helium, range(20)))))
     rows = [17, 3, 3, 0]

@@ -65,10 +65,17 @@ class Known:
         places = self._collect(
             self._table("structures")
             .group_by("source", "location")
-            .agg(n=pl.len(), n_unsettled=unsettled.sum())
+            .agg(
+                n=pl.len(),
+                n_unsettled=unsettled.sum(),
+                n_damaged=pl.col("code").is_in(["malformed", "truncated"]).sum(),
+            )
         )
         self._unsettled = set(
             places.filter(pl.col("n_unsettled") > 0).select("source", "location").iter_rows()
+        )
+        self._damaged = set(
+            places.filter(pl.col("n_damaged") > 0).select("source", "location").iter_rows()
         )
         self._locations: dict[str, set[str]] = {}
         for source, location in places.select("source", "location").iter_rows():
@@ -116,6 +123,13 @@ class Known:
     def is_settled(self, source: str, location: str) -> bool:
         """Whether nothing there was set aside for a reason that may no longer hold."""
         return (source, location) not in self._unsettled
+
+    def n_records(self, source: str, location: str) -> int | None:
+        """Records of a location in the state that is known, if all of them were whole."""
+        row = self._states.get((source, location))
+        if row is None or (source, location) in self._damaged:
+            return None
+        return int(row["n_structures"])
 
     # ----- Structures
 

@@ -156,11 +156,12 @@ def make_plan(
         by_location = {s.location: (s.fingerprint, s.index) for s in indexed if s.index is not None}
         gone = known.locations(label) - {s.location for s in states[label]}
         vanished += [(label, location) for location in sorted(gone)]
-        readable = {s.location for s in indexed if s.fingerprint is not None}
+        readable = {s.location for s in indexed if s.fingerprint is not None and not s.n_before}
+        unreadable = {s.location for s in indexed if s.fingerprint is None}
         names = pl.Enum(sorted(gone | by_location.keys()))
         change = compare(
             scan.records(indexed, names),
-            known.structures(label, readable | gone, by_location.keys() - readable, names),
+            known.structures(label, readable | gone, unreadable, names),
         )
         twins = known.twins(label, change.new["record_hash"])
         change = replace(change, new=told_apart(label, change.new, twins))
@@ -170,13 +171,11 @@ def make_plan(
             for entry, descriptor in built
             if entry in recipe.entries_for(source)
         ]
-        unreadable = _unreadable(indexed, change.new)
-        set_aside += _set_aside(source, by_location, unreadable)
+        hopeless = _hopeless(indexed, change.new)
+        set_aside += _set_aside(source, by_location, hopeless)
         new = change.new
-        if len(unreadable):
-            new = new.join(
-                unreadable, on=["location", "position"], how="anti", maintain_order="left"
-            )
+        if len(hopeless):
+            new = new.join(hopeless, on=["location", "position"], how="anti", maintain_order="left")
         units += _ingest_units(source, by_location, new, tasks, recipe, speed)
         units += _feature_units(label, known, change.leaving, tasks, recipe, speed)
     estimate = sum((unit.estimate for unit in units), Estimate())
@@ -267,7 +266,7 @@ def _too_large(plan: Plan, recipe: Recipe) -> Iterator[str]:
 # ----- Units
 
 
-def _unreadable(indexed: Sequence[LocationState], new: pl.DataFrame) -> pl.DataFrame:
+def _hopeless(indexed: Sequence[LocationState], new: pl.DataFrame) -> pl.DataFrame:
     """New records that their index already calls unreadable."""
     places = [
         (state.location, position)
@@ -282,10 +281,10 @@ def _unreadable(indexed: Sequence[LocationState], new: pl.DataFrame) -> pl.DataF
 
 
 def _set_aside(
-    source: Source, by_location: Indexed, unreadable: pl.DataFrame
+    source: Source, by_location: Indexed, hopeless: pl.DataFrame
 ) -> Iterator[pl.DataFrame]:
     """Rows of the catalogue for records that their index calls unreadable."""
-    for piece, positions in _pieces(source, by_location, unreadable, slice(0, len(unreadable))):
+    for piece, positions in _pieces(source, by_location, hopeless, slice(0, len(hopeless))):
         problems = by_location[piece.location][1].set_aside
         yield piece.described(range(len(piece)), [problems[p] for p in positions.tolist()])
 

@@ -141,6 +141,7 @@ def run(
             for _, descriptor in plan.descriptors:
                 parts.write_descriptor(lake.path, descriptor)
             publisher.wait_for_disk([layout.DESCRIPTORS])
+            publisher.publish_flux()
             publisher.publish_at_once()
             with ExitStack() as stack:
                 for unit, result in _execute(recipe, plan, lake, executor, tell, stack):
@@ -297,6 +298,27 @@ class _Publisher:
         if self.disk is not None:
             self.disk.wait_for(paths)
 
+    def publish_flux(self) -> None:
+        """Record that no state of these locations is reflected until the run is through.
+
+        Should it be killed, a location that is put back into its former state is still compared.
+        """
+        indexed = [(s.source.label, s.location) for s in self.plan.states]
+        places = pl.LazyFrame(
+            [*indexed, *self.plan.vanished],
+            schema={"source": pl.String, "location": pl.String},
+            orient="row",
+        )
+        reflected = self.lake.catalogue.sources().filter(pl.col("digest") != "")
+        in_flux = reflected.join(places, on=["source", "location"], how="semi").select(
+            "source",
+            "location",
+            digest=pl.lit(""),
+            n_structures=pl.lit(0),
+            run_id=pl.lit(self.run_id),
+        )
+        self.lake.catalogue.publish_sources(in_flux.collect())
+
     def publish_at_once(self) -> None:
         """Publish what needs no computing: what is gone, what has a new key, what is unreadable."""
         changes = self.plan.changes.values()
@@ -325,16 +347,13 @@ class _Publisher:
                 "location": state.location,
                 **state.fingerprint._asdict(),
                 "options_hash": sources.options_hash(state.source),
-                "n_structures": len(state.index),
+                "n_structures": state.n_before + len(state.index),
                 "species": state.species,
             }
             for state in self.plan.states
             if state.fingerprint is not None
             and state.index is not None
             and (state.source.label, state.location) not in self.failed_locations
-        ] + [
-            {"source": source, "location": location, "digest": "", "n_structures": 0}
-            for source, location in self.plan.vanished
         ]
         if rows:
             frame = pl.DataFrame(rows, infer_schema_length=None).with_columns(

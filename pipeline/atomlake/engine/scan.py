@@ -32,6 +32,9 @@ class LocationState:
         Its state; None where it cannot be read.
     index : FileIndex or None
         Its records; None where the catalogue already reflects this very content.
+    n_before : int
+        Records before those of ``index``, which the catalogue reflects: all that is new was
+        appended.
     species : tuple of int or None
         Atomic numbers that occur; None where nobody asked.
     """
@@ -41,6 +44,7 @@ class LocationState:
     fingerprint: Fingerprint | None
     index: FileIndex | None
     species: tuple[int, ...] | None
+    n_before: int = 0
 
 
 def locations(
@@ -74,10 +78,19 @@ def locations(
                 yield LocationState(source, location, now, None, species)
                 continue
             on_work()
-            index = reader.index()
-            species = tuple(reader.species(index)) if wants_species else None
+            n_before = known.n_records(source.label, location)
+            is_usable = before is not None and (species is not None or not wants_species)
+            index = None
+            if before is not None and n_before is not None and is_usable:
+                index = reader.appended(before, n_before)
+            if index is None or n_before is None:
+                index, n_before, species = reader.index(), 0, ()
+            if wants_species:
+                species = tuple(sorted({*(species or ()), *reader.species(index)}))
             reader.require(now)
-            yield LocationState(source, location, now, index, species)
+            yield LocationState(
+                source, location, now, index, species if wants_species else None, n_before
+            )
         except SourceError as problem:
             yield LocationState(source, location, None, unreadable(problem), species or ())
 

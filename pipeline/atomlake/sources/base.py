@@ -273,6 +273,25 @@ class Reader(ABC):
             f"{self.location} changed while it was being read; run again when it is complete"
         )
 
+    def appended(self, known: Fingerprint, n_known: int) -> FileIndex | None:
+        """Index only what was appended since an earlier state, where that is all that changed.
+
+        Parameters
+        ----------
+        known : Fingerprint
+            The earlier state, in which every record was whole.
+        n_known : int
+            Records that it had.
+
+        Returns
+        -------
+        FileIndex or None
+            What :meth:`index` returns from record ``n_known`` on; None where something else
+            changed, where it is not certain that the earlier records are as they were, and
+            from readers that cannot tell.
+        """
+        return None
+
     @abstractmethod
     def index(self) -> FileIndex:
         """List the records in order, without parsing positions where that can be avoided.
@@ -471,9 +490,9 @@ def parsed_index(
     )
 
 
-def numbered_keys(n_records: int) -> pl.Series:
+def numbered_keys(n_records: int, first: int = 0) -> pl.Series:
     """Keys of the records of a file that has no better names for them: their positions."""
-    return pl.int_range(n_records, eager=True).cast(pl.String)
+    return pl.int_range(first, first + n_records, eager=True).cast(pl.String)
 
 
 def cell_volumes(cells: Floats) -> NDArray[np.float32]:

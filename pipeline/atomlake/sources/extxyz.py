@@ -17,6 +17,7 @@ import tempfile
 import zlib
 from array import array
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -29,6 +30,7 @@ from atomlake.errors import SetAside, SourceError
 from atomlake.sources import labels
 from atomlake.sources.base import (
     FileIndex,
+    Fingerprint,
     LabelKeys,
     Reader,
     ReadResult,
@@ -43,6 +45,8 @@ from atomlake.structures import ATOMIC_NUMBERS, CHEMICAL_SYMBOLS, Floats, Struct
 BLOCK_NBYTES = 2**23
 #: Atoms parsed at once, to bound memory.
 BLOCK_ATOMS = 50_000
+#: Bytes in which a count of atoms is looked for.
+MAX_COUNT_NBYTES = 100
 #: A longer line is no line of text.
 MAX_LINE_NBYTES = 2**26
 
@@ -83,6 +87,26 @@ class ExtendedXyz(Reader):
         if not len(index):
             raise SourceError(f"{self.location} is empty; expected at least one structure")
         return index
+
+    def appended(self, known: Fingerprint, n_known: int) -> FileIndex | None:
+        """Index what was appended; see :class:`atomlake.sources.base.Reader`.
+
+        The earlier text must still be there, byte for byte, end with a line, and go on with a
+        count of atoms: then no record of the earlier state extends into what follows.
+        """
+        if self._opener is not None or not known.nbytes:
+            return None
+        try:
+            with Path(self.location).open("rb", buffering=0) as stream:
+                if not _begins_as(stream, known):
+                    return None
+                index = _index(stream, self.record_salt, is_truncated=False)
+        except (OSError, Unreadable):
+            return None
+        if index.set_aside:  # their reasons name lines of the whole file
+            return None
+        index.locations[:, 0] += known.nbytes
+        return replace(index, keys=numbered_keys(len(index), n_known))
 
     def read(self, locations: NDArray[np.int64]) -> ReadResult:
         """Read records; see :class:`atomlake.sources.base.Reader`."""
@@ -390,6 +414,24 @@ def _with_exponents(text: str) -> str:
 
 def _digest(content: bytes, salt: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16, person=salt).digest()
+
+
+def _begins_as(stream: IO[bytes], known: Fingerprint) -> bool:
+    """Read on to the end of an earlier state; say whether a structure follows there."""
+    digest = hashlib.blake2b(digest_size=16)
+    rest, block = known.nbytes, b""
+    while rest and (read := stream.read(min(rest, BLOCK_NBYTES))):
+        block = read
+        digest.update(block)
+        rest -= len(block)
+    follows = stream.read(MAX_COUNT_NBYTES)
+    stream.seek(known.nbytes)
+    return (
+        not rest
+        and digest.hexdigest() == known.digest
+        and block.endswith(b"\n")
+        and _COUNT_LINE.match(follows) is not None
+    )
 
 
 def _index(stream: IO[bytes], salt: bytes, is_truncated: bool) -> FileIndex:
