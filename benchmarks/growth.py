@@ -366,7 +366,9 @@ def measure_scheduler(n_workers: int, seconds: float, n_structures: int, rounds:
             publisher = _Publisher(lake, plan, "sleep", lambda event: None)
             cpu, start, before = time.process_time(), time.time(), peak_nbytes()
             spans: dict[str, list[tuple[float, float]]] = {}
-            for unit, result in on_cluster(client, units, folder, Limits(), n_workers):
+            for unit, result in on_cluster(
+                client, units, folder, Limits(), n_workers, lambda event: None
+            ):
                 assert isinstance(result, UnitRecord), result
                 span = result.seconds["start"], result.seconds["stop"]
                 spans.setdefault(result.part.path, []).append(span)
