@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.14 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test slow faults bench clean
+.PHONY: quickstart test slow faults bench bench-peers clean
 
 # The main job: the recipe of the README, on structures that ship inside ase.
 quickstart: $(VENV)/installed
@@ -29,6 +29,15 @@ faults: $(VENV)/installed-test
 
 bench: $(VENV)/installed-test
 	$(BIN)/python benchmarks/pipeline.py
+
+# Ratios to the codes of the field, a page and a plot in docs/reference.
+bench-peers: .venvs/peers/installed
+	.venvs/peers/bin/python -m benchmarks.peers $(ARGUMENTS)
+
+.venvs/peers/installed: $(VENV)/python pyproject.toml
+	$(BIN)/python -m venv .venvs/peers
+	.venvs/peers/bin/python -m pip install --quiet --editable ".[peers]"
+	touch $@
 
 $(VENV)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.12 or newer is needed: make PYTHON=/path/to/python3.13" >&2; exit 1; }

@@ -1,0 +1,94 @@
+"""Symmetry functions: DScribe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ase
+import dscribe.descriptors
+import numpy as np
+
+from atomlake.descriptors import SymmetryFunctions
+
+from .codes import N_COMPARED, Array, Atomlake, Code, Family
+from .structures import species_of
+
+CUTOFF = 6.0
+RADIAL = [(eta, 0.0) for eta in np.logspace(-2, 0.5, 8).tolist()]
+ANGULAR = [(eta, zeta, sign) for eta in (0.003, 0.03) for zeta in (1, 4) for sign in (1, -1)]
+
+
+def ours(structures: list[ase.Atoms]) -> Atomlake:
+    """Set up atomlake with the conventions of DScribe."""
+    descriptor = SymmetryFunctions.preset(
+        "dscribe", species=species_of(structures), cutoff=CUTOFF, g2=RADIAL, g4=ANGULAR
+    )
+    return Atomlake(descriptor, structures)
+
+
+class Dscribe(Code):
+    """DScribe's atom-centred symmetry functions."""
+
+    name = "DScribe"
+    package = "dscribe"
+    quantities = ("features", "positions")
+    remark = "DScribe's gradients are finite differences."
+    # Its differences are finite, of 1e-4 Å.
+    gradient_tolerance = 1e-5
+
+    def __init__(self, structures: list[ase.Atoms]) -> None:
+        super().__init__(structures)
+        self.functions = dscribe.descriptors.ACSF(
+            r_cut=CUTOFF,
+            species=species_of(structures),
+            periodic=bool(structures[0].pbc.any()),
+            g2_params=RADIAL,
+            g4_params=ANGULAR,
+        )
+
+    def compute(self, quantity: str) -> Any:
+        """Compute structure by structure."""
+        for atoms in self.structures:
+            if quantity == "features":
+                self.functions.create(atoms)
+            else:
+                self.functions.derivatives(atoms, attach=True)
+
+    def nbytes(self, quantity: str) -> float:
+        """Return the size of the dense array of derivatives of one structure."""
+        n = max(map(len, self.structures))
+        n_features = self.functions.get_number_of_features()
+        return 0.0 if quantity == "features" else 8.0 * n * n * 3 * n_features
+
+    def growth(self, quantity: str) -> float:
+        """Every displaced atom is a computation of all environments."""
+        return 1.0 if quantity == "features" else 2.0
+
+    def effort(self, quantity: str) -> float:
+        """Two computations for each coordinate."""
+        return 1.0 if quantity == "features" else 6.0 * max(map(len, self.structures))
+
+    def twin(self, quantity: str) -> Code:
+        """Return what is timed: it has the conventions of DScribe."""
+        return ours(self.structures)
+
+    def numbers(self, quantity: str) -> Array:
+        """Return what DScribe returns, which is dense."""
+        atoms = self.structures[0]
+        if quantity == "features":
+            return np.asarray(self.functions.create(atoms))
+        centres = list(range(min(len(atoms), N_COMPARED)))
+        derivatives, _ = self.functions.derivatives(atoms, centers=centres, attach=True)
+        return np.asarray(derivatives)
+
+
+FAMILIES = (
+    Family(
+        "symmetry functions",
+        "8 radial (G2) and 8 angular (G4) functions for each element and pair of elements, "
+        "cutoff 6 Å",
+        {"features": 10.0, "positions": 10.0, "strain": 0.0},
+        ours,
+        (Dscribe,),
+    ),
+)
