@@ -10,6 +10,7 @@ import dscribe.descriptors
 import numpy as np
 import quippy.descriptors
 from featomic import SoapPowerSpectrum
+from metatensor import Labels
 
 from atomlake.descriptors import Soap
 from atomlake.neighbours import find_neighbours
@@ -122,8 +123,6 @@ class Featomic(Code):
 
 def first_samples(n: int) -> Any:
     """Return featomic's name for the first atoms."""
-    from metatensor import Labels
-
     return Labels(["atom"], np.arange(n).reshape(-1, 1))
 
 
