@@ -42,8 +42,8 @@ def main() -> int:
     parser.add_argument("--structures", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--resume", action="store_true", help="keep what was measured already")
     parser.add_argument("--draw", action="store_true", help="measure nothing")
-    parser.add_argument("--seconds", type=float, default=0.3, help="to repeat calls in")
-    parser.add_argument("--longest", type=float, default=4.0, help="seconds of a call")
+    parser.add_argument("--seconds", type=float, default=0.2, help="to repeat calls in")
+    parser.add_argument("--longest", type=float, default=2.0, help="seconds of a call")
     parser.add_argument("--page", type=Path, default=PAGE)
     arguments = parser.parse_args()
 
