@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -83,6 +84,7 @@ class Results:
         entry["remarks"] = [peer.remark for peer in family.peers if peer.remark]
         is_periodic = bool(group.structures[0].pbc.any())
         entry["kinds"][group.kind] = {
+            "load": os.getloadavg()[0],
             "targets": {q: family.target(q, is_periodic) for q in family.targets},
             "records": [record._asdict() for record in records],
         }
@@ -103,6 +105,8 @@ class Table:
             for kind in kinds
             if kind in entry["kinds"]
         }
+        #: Processes that wanted to run while this was measured.
+        self.load = max(cells["load"] for cells in entry["kinds"].values())
         #: Kinds of structures that atomlake describes.
         self.kinds = [k for k in records if any(r.microseconds for r in records[k])]
         #: Why it does not describe the others.
@@ -149,7 +153,8 @@ def _text(results: Results, tables: list[Table], name: str) -> str:
     content = results.content
     lines = [INTRODUCTION.format(name=name)]
     versions = ", ".join(f"{code} {number}" for code, number in content["versions"].items())
-    lines += [f"Measured on {content['machine']}; {versions}.\n"]
+    lines += [f"Measured on {content['machine']}; {versions}. The load of the machine was"]
+    lines += [f"{max(table.load for table in tables):.1f} at most, of which this run is 1.\n"]
     lines += [f"![Ratios to the fastest peer]({name}.svg)\n"]
     lines += ["| structures | what they are |", "|---|---|"]
     lines += [f"| {kind} | {origin} |" for kind, origin in content["structures"].items()]

@@ -18,12 +18,29 @@ RADIAL = [(eta, 0.0) for eta in np.logspace(-2, 0.5, 8).tolist()]
 ANGULAR = [(eta, zeta, sign) for eta in (0.003, 0.03) for zeta in (1, 4) for sign in (1, -1)]
 
 
-def ours(structures: list[ase.Atoms]) -> Atomlake:
-    """Set up atomlake with the conventions of DScribe."""
-    descriptor = SymmetryFunctions.preset(
+def descriptor(structures: list[ase.Atoms]) -> SymmetryFunctions:
+    """Return ours, with the conventions of DScribe."""
+    return SymmetryFunctions.preset(
         "dscribe", species=species_of(structures), cutoff=CUTOFF, g2=RADIAL, g4=ANGULAR
     )
-    return Atomlake(descriptor, structures)
+
+
+def ours(structures: list[ase.Atoms]) -> Atomlake:
+    """Set up atomlake as the pipeline calls it."""
+    return Atomlake(descriptor(structures), structures)
+
+
+class InMemory(Atomlake):
+    """One call with structures of ase, which are converted and checked, and labelled results."""
+
+    def compute(self, quantity: str) -> None:
+        """Compute features as a user without a lake does."""
+        self.descriptor.compute(self.structures)
+
+
+def ours_in_memory(structures: list[ase.Atoms]) -> InMemory:
+    """Set up atomlake as its users without a lake call it."""
+    return InMemory(descriptor(structures), structures)
 
 
 class Dscribe(Code):
@@ -89,6 +106,14 @@ FAMILIES = (
         "cutoff 6 Å",
         {"features": 10.0, "positions": 10.0, "strain": 0.0},
         ours,
+        (Dscribe,),
+    ),
+    Family(
+        "symmetry functions, in memory",
+        "as symmetry functions, by one call with structures of ase that checks them and labels "
+        "the result",
+        {"features": 10.0},
+        ours_in_memory,
         (Dscribe,),
     ),
 )
