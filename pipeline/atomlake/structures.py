@@ -364,7 +364,10 @@ def check(structures: Structures) -> list[SetAside | None]:
             f"at {positions[atom].tolist()}; check the unit of length"
         ),
     )
-    spacings = plane_spacings(cells, structures.pbc)
+    spacings = np.full((structures.n_structures, 3), np.inf)
+    is_periodic = structures.pbc.any(axis=1)
+    if is_periodic.any():
+        spacings[is_periodic] = plane_spacings(cells[is_periodic], structures.pbc[is_periodic])
     refuse(
         (structures.pbc & ~(spacings >= MIN_PLANE_SPACING)).any(axis=1),
         "degenerate_cell",
@@ -396,12 +399,15 @@ def completed_cells(cells: Floats, pbc: NDArray[np.bool_]) -> Floats:
         for a in range(3):
             b, c = (a + 1) % 3, (a + 2) % 3
             is_wire = pbc[:, a] & ~pbc[:, b] & ~pbc[:, c]
-            along = result[is_wire, a]
-            apart = np.eye(3)[np.argmin(np.abs(along), axis=1)]
-            result[is_wire, b] = _unit_vectors(np.cross(apart, along))
-            result[is_wire, c] = _unit_vectors(np.cross(along, result[is_wire, b]))
+            if is_wire.any():
+                along = result[is_wire, a]
+                apart = np.eye(3)[np.argmin(np.abs(along), axis=1)]
+                result[is_wire, b] = _unit_vectors(np.cross(apart, along))
+                result[is_wire, c] = _unit_vectors(np.cross(along, result[is_wire, b]))
             is_slab = ~pbc[:, a] & pbc[:, b] & pbc[:, c]
-            result[is_slab, a] = _unit_vectors(np.cross(result[is_slab, b], result[is_slab, c]))
+            if is_slab.any():
+                normal = np.cross(result[is_slab, b], result[is_slab, c])
+                result[is_slab, a] = _unit_vectors(normal)
     return result
 
 

@@ -602,8 +602,8 @@ class Descriptor(BaseModel, ABC):
         if any("atom" in dims for dims, *_ in arrays.values()):
             coordinates["structure_index"] = ("atom", structures.structure_index)
             coordinates["numbers"] = ("atom", structures.numbers)
-        dataset = xr.Dataset(arrays, coords=coordinates, attrs=self.attributes)
-        return dataset.assign_coords(self.labels().variables)
+        coordinates.update(self.labels().variables)
+        return xr.Dataset(arrays, coords=coordinates, attrs=self.attributes)
 
 
 def empty_rows(
