@@ -602,8 +602,8 @@ class Descriptor(BaseModel, ABC):
         if any("atom" in dims for dims, *_ in arrays.values()):
             coordinates["structure_index"] = ("atom", structures.structure_index)
             coordinates["numbers"] = ("atom", structures.numbers)
-        coordinates.update(self.labels().variables)
-        return xr.Dataset(arrays, coords=coordinates, attrs=self.attributes)
+        labelled: dict[Any, Any] = {**coordinates, **self.labels().variables}
+        return xr.Dataset(arrays, coords=labelled, attrs=self.attributes)
 
 
 def empty_rows(
