@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import timedelta
 from functools import wraps
@@ -76,6 +76,8 @@ def run(
     as_json: bool,
 ) -> None:
     """Bring the lake up to date with RECIPE: compute what is missing, and only that."""
+    if executor == "cluster":
+        _prepare(recipe)
     from atomlake.engine import events
     from atomlake.engine.run import run as run_recipe
 
@@ -120,6 +122,21 @@ def run(
             click.echo(f"failed     {failure}", err=True)
     if not outcome.is_complete:
         sys.exit(ExitCode.INCOMPLETE)
+
+
+def _prepare(recipe: str) -> None:
+    """Let the process that local workers are forked from import while this one does.
+
+    Whatever is wrong with the recipe is told once it is read with care.
+    """
+    import yaml
+
+    from atomlake.clusters import forking
+
+    with suppress(OSError, ValueError, AttributeError, yaml.YAMLError):
+        content = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
+        if content.get("cluster", {}).get("kind", "local") == "local":
+            forking.start()
 
 
 def _log(level: int) -> None:

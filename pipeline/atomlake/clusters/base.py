@@ -8,27 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from atomlake.clusters.forking import WORKER_ENVIRONMENT
 from atomlake.errors import ClusterError
 
 if TYPE_CHECKING:
     from distributed import Client
 
-#: Environment of every worker: one kernel thread per process, whatever library asks. What goes
-#: wrong in a task is told by the driver, so that dask need not.
-WORKER_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "NUMBA_NUM_THREADS": "1",
-    "POLARS_MAX_THREADS": "1",
-    "DASK_LOGGING__DISTRIBUTED": "critical",
-}
-
 #: Under this name workers send what they log to the driver.
 LOG_TOPIC = "atomlake-log"
-
-#: What a worker process imports before its first task.
-WORKER_MODULES = ["atomlake.engine.tasks", "distributed.nanny", "distributed.worker"]
 
 #: A worker may die through no fault of its task (preemption, a neighbour on the node), so
 #: tasks survive some deaths; the bounded window keeps what one death can repeat small. A task

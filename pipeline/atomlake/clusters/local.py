@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import forkserver
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import psutil
 from pydantic import ByteSize, Field, PositiveInt
 
-from atomlake.clusters.base import DASK_SETTINGS, WORKER_ENVIRONMENT, WORKER_MODULES, Cluster
+from atomlake.clusters import forking
+from atomlake.clusters.base import DASK_SETTINGS, Cluster
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -46,22 +45,8 @@ class Local(Cluster):
         return int(self.memory)
 
     def prepare(self) -> None:
-        """Start the process that workers are forked from, which imports what they need.
-
-        It does so once for all workers, while this process plans. It has a single thread, as
-        a process that is forked must, because no library may start others.
-        """
-        multiprocessing.set_forkserver_preload(WORKER_MODULES)
-        before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
-        os.environ.update(WORKER_ENVIRONMENT)
-        try:
-            forkserver.ensure_running()
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
+        """Start the process that workers are forked from, which imports while this one plans."""
+        forking.start()
 
     @contextmanager
     def open(self) -> Iterator[Client]:

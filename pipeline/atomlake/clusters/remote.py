@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import ByteSize, Field, PositiveInt
 
 from atomlake.clusters import certificates
-from atomlake.clusters.base import DASK_SETTINGS, WORKER_ENVIRONMENT, Cluster
+from atomlake.clusters.base import DASK_SETTINGS, Cluster
+from atomlake.clusters.forking import WORKER_ENVIRONMENT
 
 #: Seconds of silence after which a worker counts as lost: short where something starts
 #: another one (dask accepts no less than 11 s), long where nothing does, because a worker

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, PrivateAttr
 
-from atomlake.clusters.base import WORKER_ENVIRONMENT
 from atomlake.clusters.certificates import Certificates, private_folder, write
+from atomlake.clusters.forking import WORKER_ENVIRONMENT
 from atomlake.clusters.remote import SILENCE_IRREPLACEABLE, Remote, settings_of
 from atomlake.errors import ClusterError
 

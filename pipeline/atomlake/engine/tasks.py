@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from atomlake.descriptors.base import Descriptor, Gradients, Rows, empty_rows
 from atomlake.engine.units import Piece, Unit
 from atomlake.engine.versions import versions
 from atomlake.errors import LakeError, SetAside, SourceError
-from atomlake.kernels.compiled import warm_up
+from atomlake.kernels.compiled import load, warm_up
 from atomlake.lake import layout, parts
 from atomlake.neighbours import Neighbours, find_neighbours
 from atomlake.recipe import Limits
@@ -416,8 +417,9 @@ _warm: set[tuple[str, Gradients]] = set()
 
 def warm(descriptors: Sequence[tuple[Descriptor, Gradients]]) -> None:
     """Compile, or load, the kernels of these descriptors, one process at a time."""
+    _warm_common_kernels()
     wanted = [(d, g) for d, g in descriptors if (d.descriptor_id, g) not in _warm]
-    if not wanted and _warm:
+    if not wanted:
         return
 
     def first_calls() -> None:
@@ -428,12 +430,28 @@ def warm(descriptors: Sequence[tuple[Descriptor, Gradients]]) -> None:
                 n = 1 if descriptor.counts_structures(gradients) else tiny.n_atoms
                 rows = empty_rows(descriptor, tiny, neighbours, 0, n, gradients)
                 descriptor.compute_rows(tiny, neighbours, 0, n, gradients, rows)
-        hydrogen = Structures.single([1, 1], [[0.0, 0, 0], [0, 0, 1.0]])
-        check_structures(hydrogen)
-        find_neighbours(hydrogen, 2.0)[0].within(1.5)
 
     warm_up(repr(sorted((d.descriptor_id, tuple(g)) for d, g in wanted)), first_calls)
     _warm.update((d.descriptor_id, g) for d, g in wanted)
+
+
+def load_common_kernels() -> None:
+    """Load the kernels that every unit needs, if they were compiled before.
+
+    The first load takes 0.25 s, most of it numba's own beginnings.
+    """
+    load("common", _common_first_calls)
+
+
+@cache
+def _warm_common_kernels() -> None:
+    warm_up("common", _common_first_calls)
+
+
+def _common_first_calls() -> None:
+    hydrogen = Structures.single([1, 1], [[0.0, 0, 0], [0, 0, 1.0]])
+    check_structures(hydrogen)
+    find_neighbours(hydrogen, 2.0)[0].within(1.5)
 
 
 def _tiny_structure(descriptor: Descriptor) -> Structures | None:

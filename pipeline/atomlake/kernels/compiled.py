@@ -175,14 +175,8 @@ def warm_up(name: str, first_calls: Callable[[], object]) -> None:
     first_calls : callable
         Calls each kernel that will be needed, on tiny input.
     """
-    digest = hashlib.blake2b(name.encode(), digest_size=8)
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(cache_folder(path.stem).name.encode())
-    is_compiled = cache_root() / f"compiled-{digest.hexdigest()}"
-    if is_compiled.exists():
-        with contextlib.suppress(Exception):
-            first_calls()
-            return
+    if load(name, first_calls):
+        return
     with compiling_alone():
         try:
             first_calls()
@@ -190,4 +184,27 @@ def warm_up(name: str, first_calls: Callable[[], object]) -> None:
             empty_cache()
             with contextlib.suppress(Exception):
                 first_calls()
-        is_compiled.touch()
+        _is_compiled(name).touch()
+
+
+def load(name: str, first_calls: Callable[[], object]) -> bool:
+    """Run ``first_calls`` if what they need was compiled before; say whether they succeeded.
+
+    Parameters
+    ----------
+    name, first_calls
+        As in :func:`warm_up`.
+    """
+    if _is_compiled(name).exists():
+        with contextlib.suppress(Exception):
+            first_calls()
+            return True
+    return False
+
+
+def _is_compiled(name: str) -> Path:
+    """File that exists once the kernels of these calls were compiled, as their sources are now."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8)
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(cache_folder(path.stem).name.encode())
+    return cache_root() / f"compiled-{digest.hexdigest()}"
