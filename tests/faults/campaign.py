@@ -30,7 +30,7 @@ sys.path[:0] = [str(HERE), str(HERE / "injection")]
 
 import kill_points  # noqa: E402  (wraps what atomlake imports)
 
-from atomlake.clusters.base import WORKER_ENVIRONMENT  # noqa: E402
+from atomlake.clusters.forking import WORKER_ENVIRONMENT  # noqa: E402
 
 # Processes are forked from this one, which therefore must not start threads.
 os.environ.update(WORKER_ENVIRONMENT)
