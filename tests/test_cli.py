@@ -1,6 +1,7 @@
 """The command line: what each command prints, and what its exit code means."""
 
 import json
+import sys
 
 import pytest
 import yaml
@@ -54,6 +55,20 @@ def test_run_says_what_it_did(recipe):
     assert (second["n_structures"], second["n_unchanged"]) == (0, 2)
     text = call("run", recipe(), "--executor", "synchronous", "--quiet").stdout
     assert "unchanged  2 structures" in text
+
+
+@pytest.mark.parametrize(
+    ("cluster", "starts"),
+    [({}, True), ({"kind": "local"}, True), ({"kind": "slurm"}, False), ("local", False)],
+)
+def test_only_a_local_cluster_starts_the_parent_of_its_workers_early(
+    recipe, monkeypatch, cluster, starts
+):
+    started = []
+    monkeypatch.setattr("atomlake.clusters.forking.start", lambda: started.append(True))
+    monkeypatch.setattr("atomlake.cli._load", lambda *_: sys.exit(0))
+    call("run", recipe(cluster=cluster))
+    assert bool(started) == starts
 
 
 def test_plan_says_what_a_run_would_do_and_changes_nothing(recipe, tmp_path):

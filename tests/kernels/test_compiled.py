@@ -79,3 +79,12 @@ def test_the_kernels_folder_is_flat():
         for p in Path(compiled.__file__).parent.iterdir()
         if p.is_dir() and p.name != "__pycache__"
     ]
+
+
+def test_what_was_never_compiled_is_not_loaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATOMLAKE_CACHE_DIR", str(tmp_path))
+    calls = []
+    assert not compiled.load("these", lambda: calls.append("too early"))
+    compiled.warm_up("these", lambda: calls.append("compiled"))
+    assert compiled.load("these", lambda: calls.append("loaded"))
+    assert calls == ["compiled", "loaded"]
