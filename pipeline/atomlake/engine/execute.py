@@ -11,7 +11,7 @@ from atomlake.clusters.base import LOG_TOPIC
 from atomlake.engine.events import Listener, WorkerMessage
 from atomlake.engine.tasks import UnitRecord, run_unit
 from atomlake.engine.units import Unit, killed_worker
-from atomlake.errors import SetAside
+from atomlake.errors import ClusterError, SetAside
 from atomlake.recipe import Limits
 
 if TYPE_CHECKING:
@@ -78,6 +78,11 @@ def on_cluster(
                 # Its worker died with the record, and the scheduler repeats the task.
                 completed.add(future)
                 continue
+            if future.status == "cancelled":
+                raise ClusterError(
+                    "the scheduler of the cluster is gone; what was published stays: start the "
+                    "cluster if it is not this run's own, and run the recipe again"
+                )
             has_failed = future.status == "error"
             result = future.exception() if has_failed else RuntimeError(f"it was {future.status}")
         unit = submitted.pop(future.key)
