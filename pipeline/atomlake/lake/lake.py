@@ -42,7 +42,7 @@ class Lake:
 
     @classmethod
     def create(cls, path: Path | str) -> Lake:
-        """Make an empty lake, or open the one that is there.
+        """Make an empty lake, or open the one that is there to write to it.
 
         Raises
         ------
@@ -51,6 +51,7 @@ class Lake:
         """
         layout.create_marker(path)
         layout.check_marker(path)
+        layout.upgrade(path)
         create_tables(path)
         return cls.open(path)
 

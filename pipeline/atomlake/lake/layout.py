@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -28,6 +28,9 @@ from atomlake.errors import LakeError
 
 #: Raised whenever lakes are written that an older atomlake cannot read.
 FORMAT_VERSION = 1
+#: What takes a lake from a format version to the next, by the version that it leaves. A function
+#: that is killed is called again.
+UPGRADES: dict[int, Callable[[Path], None]] = {}
 #: File that makes a folder a lake.
 MARKER = "atomlake.json"
 #: What Delta tables do not allow in a path.
@@ -156,6 +159,16 @@ def check_marker(lake: Path | str) -> None:
             f"{lake} has format version {found}, written by {content.get('created_by')}, and this "
             f"atomlake reads up to {FORMAT_VERSION}: upgrade atomlake"
         )
+
+
+def upgrade(lake: Path | str) -> None:
+    """Take a lake of an older format to this one, version by version; readers need not."""
+    marker = Path(lake, MARKER)
+    content = json.loads(marker.read_bytes())
+    while content["format_version"] < FORMAT_VERSION:
+        UPGRADES[content["format_version"]](Path(lake))
+        content["format_version"] += 1
+        write_whole(marker, json.dumps(content, indent=2).encode())
 
 
 def write_new(path: Path, content: bytes) -> None:

@@ -13,7 +13,7 @@ from atomlake.errors import LakeError
 from atomlake.lake import groups
 from atomlake.lake.arrays import Axis, CatalogueColumn, PartsArray, StructureIndex, lazy
 from atomlake.lake.batches import BatchArrays
-from atomlake.lake.catalogue import Catalogue
+from atomlake.lake.catalogue import Catalogue, reporting
 from atomlake.lake.chunks import Files, Integers
 from atomlake.lake.groups import Chunking
 from atomlake.lake.parts import Label, label_variable
@@ -429,7 +429,8 @@ def _placed(catalogue: Catalogue, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.
     """Add ``part``, a row of the second frame: the parts that ``rows`` lie in."""
     parts = catalogue.parts(["part_id", "path", "n_structures", "n_atoms", "labels"])
     wanted = rows.lazy().select("part_id").unique()
-    found = parts.join(wanted, on="part_id", how="semi").collect().with_row_index("part")
+    with reporting(catalogue.lake):
+        found = parts.join(wanted, on="part_id", how="semi").collect().with_row_index("part")
     placed = rows.join(
         found.select("part_id", "part"), on="part_id", how="left", maintain_order="left"
     )
