@@ -34,6 +34,9 @@ from atomlake.sources.base import Guard, Source
 if TYPE_CHECKING:
     from apscheduler.triggers.cron import CronTrigger
 
+#: Collections within collections of a recipe; no key lies half as deep.
+MAX_DEPTH = 30
+
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -295,8 +298,16 @@ def load(path: str | Path) -> Recipe:
 def parse(text: str, name: str = "recipe") -> Recipe:
     """As :func:`load`, for a text; ``name`` stands for the file in messages."""
     try:
+        for event, depth in _nested(yaml.parse(text, Loader=yaml.SafeLoader)):
+            line = f"{name}:{event.start_mark.line + 1}"
+            if isinstance(event, yaml.AliasEvent):
+                raise RecipeError(f"{line}: a recipe has no aliases (*name); write the value out")
+            if depth > MAX_DEPTH:
+                raise RecipeError(f"{line}: brackets or blocks are nested {depth} deep")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         content = yaml.safe_load(text)
+    except ValueError as problem:
+        raise RecipeError(f"{name}: a date or a number is impossible: {problem}") from problem
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
@@ -323,6 +334,15 @@ def parse(text: str, name: str = "recipe") -> Recipe:
             )
         )
     return recipe
+
+
+def _nested(events: Iterator[yaml.Event]) -> Iterator[tuple[yaml.Event, int]]:
+    """Yield events with the number of collections that they are in."""
+    depth = 0
+    for event in events:
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        yield event, depth
 
 
 # ----- From pydantic's errors to lines and fixes
