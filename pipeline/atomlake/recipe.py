@@ -417,10 +417,12 @@ def _place(location: Key, content: dict[str, Any]) -> tuple[Key, list[str]]:
     """
     match location:
         case ("descriptors", int(i), str(name), *rest) if name not in DescriptorEntry.model_fields:
-            kind = content["descriptors"][i]["kind"]
-            model = descriptors.get(kind)
-            return ("descriptors", i, "parameters", name, *rest), _fields_at(model, (name, *rest))
-        case ("cluster", *rest):
+            kind = content["descriptors"][i].get("kind")
+            if kind not in descriptors.names():
+                return location, list(DescriptorEntry.model_fields)
+            key = (name, *rest)
+            return ("descriptors", i, "parameters", *key), _fields_at(descriptors.get(kind), key)
+        case ("cluster", *rest) if isinstance(content["cluster"], dict):
             kind = content["cluster"].get("kind", "local")
             model_of_cluster = clusters.get(kind) if kind in clusters.names() else Cluster
             return location, _fields_at(model_of_cluster, rest)

@@ -46,7 +46,7 @@ class SphericalExpansion(DensityCorrelation):
     @classmethod
     def _one_degree(cls, given: Any) -> Any:
         if isinstance(given, dict) and "degree" in given:
-            if given.get("l_max", given["degree"]) != given["degree"]:
+            if "l_max" in given and given["l_max"] != given["degree"]:
                 raise ValueError(
                     f"l_max = {given['l_max']} is not the degree {given['degree']}; features of a "
                     "spherical expansion have one degree: leave l_max out"
