@@ -299,7 +299,7 @@ def parse(text: str, name: str = "recipe") -> Recipe:
     """As :func:`load`, for a text; ``name`` stands for the file in messages."""
     try:
         for event, depth in _nested(yaml.parse(text, Loader=yaml.SafeLoader)):
-            line = f"{name}:{event.start_mark.line + 1}"
+            line = f"{name}:{event.start_mark.line + 1 if event.start_mark else 1}"
             if isinstance(event, yaml.AliasEvent):
                 raise RecipeError(f"{line}: a recipe has no aliases (*name); write the value out")
             if depth > MAX_DEPTH:
