@@ -434,14 +434,15 @@ def show(lake: str, descriptor: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("lake", type=click.Path())
+@click.option("--deep", is_flag=True, help="Also decode every array and hash every structure.")
 @_as_json
 @_reports_errors
-def verify(lake: str, as_json: bool) -> None:
+def verify(lake: str, deep: bool, as_json: bool) -> None:
     """Check every file of LAKE against its catalogue."""
     from atomlake import lake as lakes
     from atomlake.lake.verify import verify as verify_lake
 
-    report = verify_lake(lakes.open(lake))
+    report = verify_lake(lakes.open(lake), deep=deep)
     if as_json:
         _print_json(report.as_dict())
     else:
@@ -457,6 +458,32 @@ def verify(lake: str, as_json: bool) -> None:
 
 
 # ----- Maintenance
+
+
+@main.command()
+@click.argument("lake", type=click.Path())
+@click.argument("recipe", type=click.Path(), required=False)
+@_as_json
+@_reports_errors
+def repair(lake: str, recipe: str | None, as_json: bool) -> None:
+    """Compute again what is damaged in LAKE; RECIPE says where damaged structures come from."""
+    from atomlake.engine.repair import repair as repair_lake
+
+    result = repair_lake(lake, None if recipe is None else _load(recipe, None, lake))
+    if as_json:
+        _print_json(asdict(result))
+    else:
+        for problem in result.problems:
+            click.echo(str(problem), err=True)
+        click.echo(
+            f"wrote {len(result.labels)} labels, computed {len(result.features)} groups of "
+            f"features, read {result.n_structures:,} structures again; "
+            f"{len(result.problems)} problems are left"
+        )
+        if result.problems and recipe is None:
+            click.echo("structures are read again only with a RECIPE", err=True)
+    if result.problems:
+        sys.exit(ExitCode.DAMAGED)
 
 
 class _Age(click.ParamType[timedelta]):
