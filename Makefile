@@ -17,11 +17,16 @@ test: $(VENV)/installed-test
 	$(BIN)/ruff format --check pipeline tests benchmarks docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not slow" -n 2
+	$(BIN)/pytest -m "not slow and not service" -n 2
 
 # What takes minutes: all of ../shared/data, long fault campaigns.
 slow: $(VENV)/installed-test
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "slow and not service"
+
+# Real services on this machine: Slurm, Grid Engine, Ceph, databases, hosts in namespaces. As root,
+# on Debian, whose packages it installs.
+services: $(VENV)/installed-test
+	$(BIN)/pytest -m service
 
 # Kill runs at every point and at random times; prints the counts.
 faults: $(VENV)/installed-test

