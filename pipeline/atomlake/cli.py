@@ -14,12 +14,15 @@ from dataclasses import asdict
 from datetime import timedelta
 from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import click
 
 from atomlake.errors import AtomlakeError, ExitCode, RecipeError
 from atomlake.quantities import duration, size
+
+if TYPE_CHECKING:
+    from atomlake.engine.run import Outcome
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
@@ -65,6 +68,12 @@ def main() -> None:
 @click.option("--workers", type=click.IntRange(min=1), help="Instead of cluster.workers.")
 @click.option("--lake", help="Instead of the recipe's lake.")
 @click.option("--quiet", is_flag=True, help="No progress; the summary and errors only.")
+@click.option(
+    "--part-of",
+    "share",
+    metavar="I/N",
+    help="Do the I-th of N shares in this process, and publish nothing: for job arrays.",
+)
 @_as_json
 @_reports_errors
 def run(
@@ -73,9 +82,13 @@ def run(
     workers: int | None,
     lake: str | None,
     quiet: bool,
+    share: str | None,
     as_json: bool,
 ) -> None:
     """Bring the lake up to date with RECIPE: compute what is missing, and only that."""
+    if share is not None:
+        _do_share(_load(recipe, None, lake), share, quiet)
+        return
     if executor == "cluster":
         _prepare(recipe)
     from atomlake.engine import events
@@ -89,6 +102,11 @@ def run(
         if sys.stderr.isatty() and not quiet:
             listener = stack.enter_context(events.ProgressBar())
         outcome = run_recipe(asked, executor=executor, listeners=[listener])  # type: ignore[arg-type]
+    _report(outcome, asked.lake, as_json)
+
+
+def _report(outcome: Outcome, lake: str, as_json: bool) -> None:
+    """Print what a run did, and end with a code of its own if something stays undone."""
     totals, plan = outcome.totals, outcome.plan
     if as_json:
         _print_json(
@@ -101,7 +119,7 @@ def run(
             }
         )
     else:
-        click.echo(f"lake       {asked.lake}")
+        click.echo(f"lake       {lake}")
         click.echo(f"run        {outcome.run_id}, {outcome.seconds['total']:.1f} s")
         click.echo(
             f"computed   {totals.n_structures:,} structures, {totals.n_atoms:,} atoms, "
@@ -117,11 +135,52 @@ def run(
             )
         click.echo(f"set aside  {_counts(totals.set_aside)}")
         if totals.set_aside:
-            click.echo(f"           atomlake status {asked.lake} says which and why")
+            click.echo(f"           atomlake status {lake} says which and why")
         for failure in totals.failures:
             click.echo(f"failed     {failure}", err=True)
     if not outcome.is_complete:
         sys.exit(ExitCode.INCOMPLETE)
+
+
+@main.command()
+@click.argument("recipe", type=click.Path())
+@_reports_errors
+def init(recipe: str) -> None:
+    """Make the lake of RECIPE and plan, before a job array: run --part-of 1/N to N/N, publish."""
+    from atomlake.engine import shares
+
+    plan = shares.prepare(_load(recipe, None, None))
+    click.echo(
+        f"{len(plan.units):,} units, {plan.estimate.n_structures:,} structures, about "
+        f"{duration(plan.estimate.seconds)} on one core: at most {len(plan.units):,} jobs"
+    )
+
+
+def _do_share(asked: Any, share: str, quiet: bool) -> None:
+    from atomlake.engine import events, shares
+
+    i, separator, n = share.partition("/")
+    if not (separator and i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise click.UsageError(f"--part-of {share!r} is not I/N with I from 1 to N, such as 3/8")
+    _log(logging.WARNING if quiet else logging.INFO)
+    n_done = shares.do_share(asked, int(i), int(n), [events.LogLines()])
+    click.echo(f"{n_done:,} units done; atomlake publish makes them visible")
+
+
+@main.command()
+@click.argument("recipe", type=click.Path())
+@_as_json
+@_reports_errors
+def publish(recipe: str, as_json: bool) -> None:
+    """Make visible what the jobs of an array have computed for RECIPE.
+
+    What a job left undone is told, with exit code 6; run the recipe, or the array once more.
+    """
+    from atomlake.engine.run import run as run_recipe
+
+    asked = _load(recipe, None, None)
+    _log(logging.INFO)
+    _report(run_recipe(asked, executor="shares"), asked.lake, as_json)
 
 
 def _prepare(recipe: str) -> None:

@@ -62,6 +62,12 @@ class BusyError(LakeError):
     exit_code = ExitCode.BUSY
 
 
+class RefusedError(AtomlakeError):
+    """The plan does not fit the limits, the disk or the memory; nothing was started."""
+
+    exit_code = ExitCode.REFUSED
+
+
 class ClusterError(AtomlakeError):
     """The cluster of a recipe cannot be started or reached; the lake is as it was."""
 

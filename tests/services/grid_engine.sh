@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # A private Grid Engine on this machine, in a network namespace that has loopback only.
-#   grid_engine.sh start FOLDER      then run commands with  nsenter --net=/run/netns/alsge …
-#   grid_engine.sh stop FOLDER
+#   grid_engine.sh start      then run commands with  nsenter --net=/run/netns/alsge …
+#   grid_engine.sh stop
 # Needs root and Debian's packages, which it installs.
 set -euo pipefail
-action=$1 folder=$2
+action=$1
 cell=/var/lib/gridengine
 inside="ip netns exec alsge"
 host=$(hostname)
@@ -25,7 +25,9 @@ stop() {
 if [ "$action" = stop ]; then stop; exit 0; fi
 
 stop
-mkdir -p "$folder"
+folder=$(mktemp -d)   # its manager, another user, reads the settings from here
+chmod 755 "$folder"
+trap 'rm -rf "$folder"' EXIT
 ip netns add alsge
 ip netns exec alsge ip link set lo up
 # the daemons compare names: 127.0.0.1 has to be this machine's own name in there

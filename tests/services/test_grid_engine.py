@@ -8,14 +8,13 @@ from conftest import HERE
 
 
 @pytest.fixture(scope="module")
-def grid_engine(workbench, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("grid_engine")
-    subprocess.run([HERE / "grid_engine.sh", "start", folder], check=True, timeout=300)
+def grid_engine(workbench):
+    subprocess.run([HERE / "grid_engine.sh", "start"], check=True, timeout=300)
     workbench.prefix = ["nsenter", "--net=/run/netns/alsge"]
     workbench.environment |= {"SGE_ROOT": "/var/lib/gridengine", "SGE_CELL": "default"}
     yield
     workbench.prefix = []
-    subprocess.run([HERE / "grid_engine.sh", "stop", folder], check=True)
+    subprocess.run([HERE / "grid_engine.sh", "stop"], check=True)
 
 
 def test_jobs_compute_what_the_local_run_computed(workbench, grid_engine):

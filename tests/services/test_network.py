@@ -69,7 +69,7 @@ def scheduler_and_workers(workbench, certificates, silence):
             "--host=tls://10.77.0.1",
             "--port=8786",
             "--no-dashboard",
-        )  # fmt: skip
+        )
     ]
     processes += [
         start(
@@ -82,7 +82,7 @@ def scheduler_and_workers(workbench, certificates, silence):
             "--no-dashboard",
             f"--name={host}",
             f"--local-directory={workbench.folder}/{host}",
-        )  # fmt: skip
+        )
         for i, host in enumerate(HOSTS, start=1)
     ]
     try:

@@ -147,6 +147,24 @@ def test_one_allocation_holds_everything(workbench, slurm, cluster):
     workbench.must_equal("allocation", "expected")
 
 
+def test_a_job_array_with_one_task_killed(workbench, slurm):
+    """Two commands of a site that wants nothing but sbatch: the array, and what comes after."""
+    recipe = workbench.recipe("array", {"kind": "local", "workers": 1, "dashboard": False})
+    atomlake = f"{workbench.start('--version').args[0]} -m atomlake"
+    workbench.do("init", recipe)
+    common = ["--parsable", f"--chdir={workbench.folder}", f"--output={workbench.folder}/array.out"]
+    task = f"{atomlake} run {recipe} --part-of $((SLURM_ARRAY_TASK_ID + 1))/4"
+    array = slurm.call("sbatch", *common, "--array=0-3", "--mem=2G", "--wrap", task).strip()
+    records = workbench.folder / "array" / "scratch" / "shares"
+    while not list(records.glob("*.json")):
+        time.sleep(0.1)
+    slurm.call("scancel", "--signal=KILL", f"{array}_2")
+    after = f"{atomlake} publish {recipe} || {atomlake} run {recipe}"
+    slurm.call("sbatch", *common, f"--dependency=afterany:{array}", "--mem=4G", "--wrap", after)
+    slurm.wait_until_empty()
+    workbench.must_equal("array", "expected")
+
+
 def _of_job(job):
     """Processes that Slurm started for a job, by their environment."""
     found = []

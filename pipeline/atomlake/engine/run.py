@@ -20,7 +20,7 @@ from typing import Any, Literal
 import polars as pl
 
 from atomlake import sources
-from atomlake.engine import execute
+from atomlake.engine import execute, shares
 from atomlake.engine.events import (
     ClusterStarted,
     Ended,
@@ -38,7 +38,7 @@ from atomlake.engine.plan import Plan, make_plan
 from atomlake.engine.tasks import UnitRecord
 from atomlake.engine.units import Unit
 from atomlake.engine.versions import versions
-from atomlake.errors import AtomlakeError, ExitCode, LakeError
+from atomlake.errors import LakeError, RefusedError
 from atomlake.lake import Lake, layout, parts
 from atomlake.lake.durability import Disk
 from atomlake.lake.lock import LOCK, alone
@@ -49,12 +49,6 @@ PUBLISH_INTERVAL = 2.0
 
 #: What a row that retires another needs of it.
 _ENDED = ("structure_id", "sequence")
-
-
-class RefusedError(AtomlakeError):
-    """The plan does not fit the limits, the disk or the memory; nothing was started."""
-
-    exit_code = ExitCode.REFUSED
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,7 @@ class Outcome:
 def run(
     recipe: Recipe,
     *,
-    executor: Literal["cluster", "synchronous"] = "cluster",
+    executor: Literal["cluster", "synchronous", "shares"] = "cluster",
     listeners: Sequence[Listener] = (),
 ) -> Outcome:
     """Bring the lake up to date with the recipe.
@@ -96,8 +90,9 @@ def run(
     ----------
     recipe : Recipe
         What to compute.
-    executor : {"cluster", "synchronous"}
-        On the recipe's cluster, or in this process (for debugging).
+    executor : {"cluster", "synchronous", "shares"}
+        On the recipe's cluster, in this process (for debugging), or by the jobs of an array that
+        have left their records (:mod:`atomlake.engine.shares`).
     listeners : sequence of callable
         Called with every event.
 
@@ -193,6 +188,8 @@ def _execute(
         return iter(())
     if executor == "synchronous":
         return execute.in_this_process(plan.units, where, limits)
+    if executor == "shares":
+        return shares.records(plan.units, lake)
     client = stack.enter_context(recipe.cluster.open())
     n_workers = recipe.cluster.n_workers
     tell(
