@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from ase import Atoms
 from ase.build import molecule
 from ase.io import write
+from distributed import KilledWorker, Status
+from distributed.scheduler import WorkerState
 
 from atomlake.descriptors import get
 from atomlake.engine import execute, known
@@ -135,6 +138,69 @@ def test_where_everything_is_fatal_the_search_ends(deadly, monkeypatch):
     assert sum(deadly.deaths.values()) == 4
     assert "more memory" not in outcome.totals.failures[0]
     assert "enough memory" in outcome.totals.failures[0]
+
+
+class Nannies:
+    """A client that knows the workers of some nannies."""
+
+    def __init__(self, *nannies):
+        self.nannies = nannies
+
+    def scheduler_info(self):
+        return {"workers": {f"tcp://{i}": {"nanny": n} for i, n in enumerate(self.nannies)}}
+
+
+@pytest.mark.parametrize(
+    ("of_the_dead", "alive", "is_own"),
+    [
+        ("tcp://a", ["tcp://b", "tcp://a"], True),
+        ("tcp://a", ["tcp://b"], False),
+        (None, ["tcp://b", None], False),
+    ],
+)
+def test_a_death_is_a_tasks_own_where_the_nanny_lives_on(of_the_dead, alive, is_own):
+    worker = WorkerState(
+        address="tcp://dead:1",
+        status=Status.closed,
+        pid=1,
+        name="dead",
+        nthreads=1,
+        memory_limit=0,
+        local_directory="",
+        nanny=of_the_dead,
+        server_id="dead",
+    )
+    death = KilledWorker(task="unit", last_worker=worker, allowed_failures=3)
+    assert execute.is_own_death(Nannies(*alive), death, deadline=0.0) is is_own
+
+
+@pytest.mark.parametrize(("n_lost", "is_complete"), [(2, True), (10**6, False)])
+def test_units_whose_jobs_are_lost_are_never_set_aside(database, monkeypatch, n_lost, is_complete):
+    tried = []
+
+    def loses_its_job(client, units, lake, limits, window):
+        for unit in units:
+            tried.append(unit)
+            lost = len(tried) <= n_lost
+            yield unit, KilledWorker("unit", None, 3) if lost else run_unit(lake, unit, limits)
+
+    monkeypatch.setattr(execute, "_in_window", loses_its_job)
+    monkeypatch.setattr(execute, "is_own_death", lambda client, death, deadline: False)
+    client = SimpleNamespace(subscribe_topic=lambda topic, handler: None)
+    monkeypatch.setattr(
+        execute,
+        "in_this_process",
+        lambda units, lake, limits: execute.on_cluster(client, units, lake, limits, 1, 0, print),
+    )
+    outcome = database.run()
+    assert outcome.is_complete is is_complete
+    assert not outcome.totals.set_aside
+    assert len(tried) == execute.MAX_LOSSES
+    if not is_complete:
+        assert "lost together with their jobs" in outcome.totals.failures[0]
+        monkeypatch.undo()
+        assert database.run().is_complete
+    assert len(database.open().catalogue.structures().collect()) == 5
 
 
 DEADLY = """

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 LOG_TOPIC = "atomlake-log"
 
 #: A worker may die through no fault of its task (preemption, a neighbour on the node), so
-#: tasks survive some deaths; the bounded window keeps what one death can repeat small. A task
-#: that does not is tried alone in the end, by which the engine finds the structure at fault.
+#: tasks survive some deaths; the bounded window keeps what one death can repeat small. Of a task
+#: that does not, the engine asks whether the nanny of its last worker lives; if so, it is tried
+#: alone in the end, by which the structure at fault is found.
 DASK_SETTINGS: dict[str, Any] = {
     "distributed.scheduler.allowed-failures": 3,
     "distributed.scheduler.work-stealing": True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from queue import SimpleQueue
@@ -15,14 +16,18 @@ from atomlake.errors import ClusterError, SetAside
 from atomlake.recipe import Limits
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, KilledWorker
 
 #: Units in flight per worker: enough that no worker waits for the driver, few enough that
 #: the scheduler stays small and a lost worker repeats little.
 WINDOW_PER_WORKER = 3
 
-#: Workers that one run may lose to the search for structures that end them.
+#: Tries that may end their workers in one run's search for the structures that do.
 MAX_DEATHS = 200
+#: Seconds in which a nanny whose worker died has started another.
+REVIVAL_SECONDS = 60.0
+#: Times that a unit is given to workers which are lost together with their nannies.
+MAX_LOSSES = 3
 
 #: A unit with what became of it.
 Result = tuple[Unit, UnitRecord | BaseException]
@@ -49,14 +54,58 @@ def on_cluster(
 
     The results are small records, taken and dropped one by one, so that neither the
     scheduler nor a worker holds more than the window. What workers log arrives between them.
-    There are ``n_workers`` with ``memory_nbytes`` each; units that end their workers are tried
-    again when all others are done.
+    There are ``n_workers`` with ``memory_nbytes`` each. Units that end their workers are tried
+    again, one at a time, when all others are done; units whose workers are lost with their jobs
+    are given to others.
     """
-    from distributed import KilledWorker, as_completed
+    from distributed import KilledWorker
+
+    messages: SimpleQueue[WorkerMessage] = SimpleQueue()
+    client.subscribe_topic(LOG_TOPIC, lambda event: messages.put(WorkerMessage(**event[1])))
+
+    def attempted(some: Sequence[Unit]) -> Iterator[Result]:
+        window = WINDOW_PER_WORKER * n_workers
+        for result in _in_window(client, some, lake, limits, window):
+            while not messages.empty():
+                tell(messages.get())
+            yield result
+
+    suspects: list[Unit] = []
+    remaining: Sequence[Unit] = units
+    for _ in range(MAX_LOSSES):
+        killed = []
+        for unit, result in attempted(remaining):
+            if isinstance(result, KilledWorker):
+                killed.append((unit, result))
+            else:
+                yield unit, result
+        deadline = time.monotonic() + REVIVAL_SECONDS
+        is_own = [is_own_death(client, death, deadline) for _, death in killed]
+        suspects += [unit for (unit, _), own in zip(killed, is_own, strict=True) if own]
+        remaining = [unit for (unit, _), own in zip(killed, is_own, strict=True) if not own]
+
+    def alone(unit: Unit) -> UnitRecord | BaseException:
+        for _ in range(MAX_LOSSES):
+            result: UnitRecord | BaseException
+            ((_, result),) = attempted([unit])
+            is_killed = isinstance(result, KilledWorker)
+            deadline = time.monotonic() + REVIVAL_SECONDS
+            if not is_killed or is_own_death(client, result, deadline):
+                return result
+        return lost_worker()
+
+    yield from without_fatal(suspects, alone, killed_worker(memory_nbytes), KilledWorker)
+    yield from ((unit, lost_worker()) for unit in remaining)
+
+
+def _in_window(
+    client: Client, units: Sequence[Unit], lake: str, limits: Limits, window: int
+) -> Iterator[Result]:
+    """Do units, the longest first, so many at a time that are in flight."""
+    from distributed import as_completed
 
     waiting = iter(sorted(units, key=lambda unit: -unit.estimate.seconds))
     submitted = {}
-    suspects = []
 
     def submit() -> None:
         unit = next(waiting, None)
@@ -66,13 +115,9 @@ def on_cluster(
             completed.add(future)
 
     completed = as_completed(with_results=True, raise_errors=False)
-    for _ in range(WINDOW_PER_WORKER * n_workers):
+    for _ in range(window):
         submit()
-    messages: SimpleQueue[WorkerMessage] = SimpleQueue()
-    client.subscribe_topic(LOG_TOPIC, lambda event: messages.put(WorkerMessage(**event[1])))
     for future, result in completed:
-        while not messages.empty():
-            tell(messages.get())
         if not isinstance(result, UnitRecord):
             if future.status in ("lost", "pending"):
                 # Its worker died with the record, and the scheduler repeats the task.
@@ -88,17 +133,41 @@ def on_cluster(
         unit = submitted.pop(future.key)
         future.release()
         submit()
-        if isinstance(result, KilledWorker):
-            suspects.append(unit)
-        else:
-            yield unit, result
+        yield unit, result
 
-    def alone(unit: Unit) -> UnitRecord | BaseException:
-        future = client.submit(run_unit, lake, unit, limits, pure=False)
-        error: BaseException | None = future.exception()
-        return error or future.result()
 
-    yield from without_fatal(suspects, alone, killed_worker(memory_nbytes), KilledWorker)
+def is_own_death(client: Client, death: KilledWorker, deadline: float) -> bool:
+    """Whether a task ended the process of its worker, and not somebody the job around it.
+
+    A nanny that lives starts its worker again. Where a job is cancelled, preempted or at the end
+    of its wall time, the nanny ends with the worker, and the task is not to blame.
+
+    Parameters
+    ----------
+    client : Client
+        Of the cluster.
+    death : KilledWorker
+        What the scheduler says of the task.
+    deadline : float
+        Until when, by ``time.monotonic``, another worker of the nanny is waited for.
+    """
+    nanny = death.last_worker.nanny
+    while nanny is not None:
+        if any(worker["nanny"] == nanny for worker in client.scheduler_info()["workers"].values()):
+            return True
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(0.2)
+    return False
+
+
+def lost_worker() -> ClusterError:
+    """Why a unit is given up whose workers ended with the jobs that they were in."""
+    return ClusterError(
+        f"{MAX_LOSSES} times its workers were lost together with their jobs (cancelled, preempted, "
+        "at the end of the wall time, or ended by the batch system for their memory), so it stays "
+        "undone; see the logs of the jobs, and run the recipe again"
+    )
 
 
 def without_fatal(
