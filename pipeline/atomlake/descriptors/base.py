@@ -334,6 +334,12 @@ class Descriptor(BaseModel, ABC):
         """Position of each atom's species in :attr:`species`, shape (n_atoms,)."""
         return self.species_table[structures.numbers]
 
+    def centre_group(self, structures: Structures) -> NDArray[np.int64]:
+        """Group of :attr:`n_centre_species` that each atom's gradients are summed in."""
+        if self.n_centre_species == 1:
+            return np.zeros(structures.n_atoms, dtype=np.int64)
+        return self.species_index(structures)
+
     def row_shapes(
         self,
         structures: Structures,
@@ -387,7 +393,7 @@ class Descriptor(BaseModel, ABC):
             + positions * has_positions * counts
             + strain * has_strain
         )
-        yield from _cut(values * np.dtype(self.dtype).itemsize, max_nbytes)
+        yield from cut(values * np.dtype(self.dtype).itemsize, max_nbytes)
 
     def compute_rows(
         self,
@@ -411,7 +417,7 @@ class Descriptor(BaseModel, ABC):
         gradients : Gradients
             Derivatives that are wanted.
         rows : Rows
-            Arrays to write into.
+            Contiguous arrays to write into.
         """
         if not self.counts_structures(gradients):
             self._environments(structures, neighbours, first, last, rows)
@@ -436,8 +442,8 @@ class Descriptor(BaseModel, ABC):
         n_groups = 1 if is_averaged else self.n_centre_species
         group = (
             np.zeros(structures.n_atoms, dtype=np.int64)
-            if n_groups == 1
-            else self.species_index(structures)
+            if is_averaged
+            else self.centre_group(structures)
         )
         weights = (
             1.0 / structures.n_atoms_per_structure
@@ -447,7 +453,10 @@ class Descriptor(BaseModel, ABC):
         structure_index = structures.structure_index
         f = self.n_values
         features = np.zeros((last - first if is_averaged else 0, f))
-        positions = np.zeros((len(rows.gradient_positions), n_groups, 3, f))
+        positions = rows.gradient_positions.reshape(-1, n_groups, 3, f)
+        if positions.dtype != np.float64:
+            positions = np.empty(positions.shape)
+        positions[...] = 0.0
         strain = np.zeros((len(rows.gradient_strain), n_groups, 3, 3, f))
         of_centres = Gradients(
             "none" if gradients.positions == "none" else "pairs", gradients.strain
@@ -492,7 +501,8 @@ class Descriptor(BaseModel, ABC):
                 )
         if is_averaged:
             rows.features[...] = features
-        rows.gradient_positions[...] = positions.reshape(rows.gradient_positions.shape)
+        if positions.dtype != rows.gradient_positions.dtype:
+            rows.gradient_positions[...] = positions.reshape(rows.gradient_positions.shape)
         rows.gradient_strain[...] = strain.reshape(rows.gradient_strain.shape)
 
     def _runs(
@@ -503,7 +513,7 @@ class Descriptor(BaseModel, ABC):
         values = self.n_values * (
             1 + 3 * n_pairs * (gradients.positions != "none") + 9 * gradients.strain
         )
-        for lower, upper in _cut(8 * values, RUN_NBYTES):
+        for lower, upper in cut(8 * values, RUN_NBYTES):
             yield first + lower, first + upper
 
     def compute(
@@ -619,7 +629,7 @@ def empty_rows(
     return Rows(*(np.empty(shape, dtype=descriptor.dtype) for shape in shapes))
 
 
-def _cut(nbytes: NDArray[np.int64], max_nbytes: int) -> Iterator[tuple[int, int]]:
+def cut(nbytes: NDArray[np.int64], max_nbytes: int) -> Iterator[tuple[int, int]]:
     """Cut rows of given sizes into runs of at most ``max_nbytes``, or of one larger row."""
     ends = np.cumsum(nbytes)
     first, before = 0, 0

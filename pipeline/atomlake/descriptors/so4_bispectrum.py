@@ -11,9 +11,16 @@ import xarray as xr
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
-from atomlake.descriptors.base import Citation, Descriptor, Gradients, Rows
+from atomlake.descriptors.base import RUN_NBYTES, Citation, Descriptor, Gradients, Rows, cut
 from atomlake.descriptors.cutoffs import Cutoff
-from atomlake.kernels.so4 import Couplings, Projection, empty_scratch, so4_bispectrum
+from atomlake.kernels import accumulate
+from atomlake.kernels.so4 import (
+    Couplings,
+    Projection,
+    empty_scratch,
+    expand_components,
+    so4_bispectrum,
+)
 from atomlake.kernels.so4_couplings import Channel, couplings
 from atomlake.kernels.so4_projections import (
     empty_projection,
@@ -75,9 +82,85 @@ class _So4Bispectrum(Descriptor):
         last: int,
         rows: Rows,
     ) -> None:
-        plan = self._couplings
+        nowhere = np.empty((0, 1, 3, 0)), np.empty(0, dtype=np.int64), 0
+        arguments = structures, neighbours, first, last, self._couplings, self._zero()
+        self._describe(*arguments, rows, *nowhere)
+
+    def _accumulate(
+        self,
+        structures: Structures,
+        neighbours: Neighbours,
+        first: int,
+        last: int,
+        gradients: Gradients,
+        rows: Rows,
+    ) -> None:
+        """Sum derivatives of components over centres, then make features of them.
+
+        Features that differ in the order of a triple share a component: with a density for
+        each of several elements most do.
+        """
+        plan, n_features = self._couplings, rows.features.shape[-1]
+        n = len(plan.component)
+        if self.average != "none" or n_features > len(plan.feature_component):
+            # Products of features are no sums over components.
+            super()._accumulate(structures, neighbours, first, last, gradients, rows)
+            return
+        of_components = plan._replace(feature_component=np.arange(n), feature_scale=np.ones(n))
+        zero = np.empty((plan.n_elements, n))
+        zero[:, plan.feature_component] = self._zero() / plan.feature_scale
+
+        first_atom, last_atom = structures.structure_offsets[[first, last]].tolist()
+        group = self.centre_group(structures)
+        features = np.empty((last_atom - first_atom, n))
+        # There are never more components than features: rows have room for their sums.
+        positions = rows.gradient_positions
+        if positions.dtype != np.float64:
+            positions = np.empty((*positions.shape[:-1], n))
+        positions[..., :n] = 0.0
+        strain = np.zeros((*rows.gradient_strain.shape[:-1], n))
+        counts = np.diff(neighbours.pair_offsets[first_atom : last_atom + 1])
+        nbytes = 8 * (len(Projection._fields) * counts + 9 * n * gradients.strain)
+        for lower, upper in cut(nbytes, RUN_NBYTES):
+            run = Rows(
+                features[lower:upper],
+                np.empty((0, 3, n)),
+                np.empty(((upper - lower) * gradients.strain, 3, 3, n)),
+            )
+            lower, upper = lower + first_atom, upper + first_atom
+            arguments = structures, neighbours, lower, upper, of_components, zero
+            self._describe(*arguments, run, positions, group, first_atom)
+            if gradients.strain:
+                accumulate.sum_strain_gradients(
+                    run.gradient_strain,
+                    structures.structure_index,
+                    group,
+                    np.ones(structures.n_structures),
+                    lower,
+                    first,
+                    strain,
+                )
+        row = np.empty(n)
+        for components, target in zip((features, positions, strain), rows, strict=True):
+            by_row = components.reshape(-1, components.shape[-1])
+            expand_components(by_row, plan, row, target.reshape(-1, n_features))
+
+    def _describe(
+        self,
+        structures: Structures,
+        neighbours: Neighbours,
+        first: int,
+        last: int,
+        plan: Couplings,
+        zero: Floats,
+        rows: Rows,
+        position_sums: Floats,
+        group: NDArray[np.int64],
+        first_atom: int,
+    ) -> None:
+        """Call the kernel."""
         counts = np.diff(neighbours.pair_offsets[first : last + 1])
-        has_gradients = len(rows.gradient_positions) + len(rows.gradient_strain) > 0
+        has_gradients = any(map(len, (*rows[1:], position_sums)))
         so4_bispectrum(
             first,
             last,
@@ -88,10 +171,13 @@ class _So4Bispectrum(Descriptor):
             self._project(structures, neighbours, first, last),
             self._elements(structures),
             self._self_weights(),
-            self._zero(),
+            zero,
             plan,
             empty_scratch(plan, int(counts.max(initial=0)), has_gradients),
             *rows,
+            position_sums,
+            group,
+            first_atom,
         )
 
     def cost(self, n_neighbours: float, gradients: Gradients) -> float:

@@ -48,6 +48,8 @@ Integers = NDArray[np.int64]
 CHUNK = 32
 #: Columns of that matrix: three directions of every neighbour.
 COLUMNS = 3 * CHUNK
+#: Columns that are contracted together: their products with all components stay in the L1 cache.
+WIDTH = 2 * LANES
 #: Components that are contracted together.
 TILE = 4
 
@@ -172,8 +174,8 @@ class Scratch(NamedTuple):
     weights: Floats
     # (n_block, COLUMNS): derivatives of the expansion by positions.
     derivatives: Floats
-    # (n_components + 1, COLUMNS): derivatives of the components by positions, and
-    # (COLUMNS, n_linear): of the features.
+    # (n_components + 1, WIDTH): derivatives of the components by positions, and
+    # (WIDTH, n_linear): of the features.
     products: Floats
     rows: Floats
     # Linear features of a centre, and their derivatives by strain.
@@ -205,8 +207,8 @@ def empty_scratch(couplings: Couplings, max_pairs: int, has_gradients: bool) -> 
         components=_aligned(n_components * LANES),
         weights=_aligned(has * (int(couplings.weight_offsets[-1]) + LANES) * LANES),
         derivatives=_aligned(has * n_block * COLUMNS),
-        products=_aligned(has * (n_components + 1) * COLUMNS),
-        rows=_aligned(has * n_linear * COLUMNS),
+        products=_aligned(has * (n_components + 1) * WIDTH),
+        rows=_aligned(has * n_linear * WIDTH),
         values=np.empty(n_linear),
         strain=np.empty(9 * n_linear),
     )
@@ -236,6 +238,9 @@ def so4_bispectrum(
     features: NDArray[Any],
     gradient_positions: NDArray[Any],
     gradient_strain: NDArray[Any],
+    position_sums: Floats,
+    group: Integers,
+    first_atom: int,
 ) -> None:
     """Write the features of the centres ``first:last`` and their gradients.
 
@@ -264,10 +269,18 @@ def so4_bispectrum(
         Output, by the neighbour of each pair.
     gradient_strain : array, shape (n or 0, 3, 3, n_features)
         Output.
+    position_sums : array, shape (n_atoms of the structures or 0, n_groups, 3, n)
+        Derivatives of linear features by the positions of all atoms, the centres included, are
+        added to the first numbers of each row.
+    group : array, shape (n_atoms,)
+        Column of ``position_sums`` that each centre contributes to.
+    first_atom : int
+        The atom of the first row of ``position_sums``.
     """
     has_positions = gradient_positions.shape[0] > 0
     has_strain = gradient_strain.shape[0] > 0
-    has_gradients = has_positions or has_strain
+    has_sums = position_sums.shape[0] > 0
+    has_gradients = has_positions or has_strain or has_sums
     n_features = features.shape[1]
     n_linear = couplings.feature_component.shape[0]
     n_components = couplings.component.shape[0]
@@ -275,6 +288,9 @@ def so4_bispectrum(
     n_elements = couplings.n_elements
     n_expansion = scratch.expansion.shape[0]
     n_row = scratch.values.shape[0]
+    # Derivatives by the three directions of an atom; rows of groups; rows of atoms.
+    sums_row = position_sums.shape[3]
+    sums_atom = position_sums.shape[1] * 3 * sums_row
     start = pair_offsets[first]
     pairs = Pairs(
         pointer(neighbour_index),
@@ -296,6 +312,7 @@ def so4_bispectrum(
     features = pointer(features)
     gradient_positions = pointer(gradient_positions)
     gradient_strain = pointer(gradient_strain)
+    position_sums = pointer(position_sums)
 
     for block in range(first, last, LANES):
         n_centres = min(LANES, last - block)
@@ -334,16 +351,26 @@ def so4_bispectrum(
                 for begin in range(scratch.bounds[e], scratch.bounds[e + 1], CHUNK):
                     n = min(CHUNK, scratch.bounds[e + 1] - begin)
                     _differentiate(couplings, begin, n, pairs, scratch)
-                    _multiply(couplings, e, n_components, lane, n, scratch)
-                    _turn_products(couplings, n_linear, n_row, 3 * n, scratch)
                     for column in range(3 * n):
+                        if column % WIDTH == 0:
+                            _multiply(couplings, e, n_components, lane, column, scratch)
+                            _turn_products(couplings, n_linear, n_row, scratch)
                         a, pair = column // n, scratch.order[begin + column % n]
-                        row = column * n_row
+                        row = column % WIDTH * n_row
                         if has_positions:
                             at = (3 * (pair - start) + a) * n_features
                             _write_gradient(
                                 values, rows, row, n_linear, gradient_positions, at, n_features
                             )
+                        if has_sums and neighbour_index[pair] != i:
+                            at = (3 * group[i] + a) * sums_row
+                            atom = at + (neighbour_index[pair] - first_atom) * sums_atom
+                            centre = at + (i - first_atom) * sums_atom
+                            # Two loops: LLVM cannot know that the rows are not the same.
+                            for f in range(n_linear):
+                                position_sums[atom + f] += rows[row + f]
+                            for f in range(n_linear):
+                                position_sums[centre + f] -= rows[row + f]
                         if has_strain:
                             # A rotation changes no invariant: the derivative is symmetric.
                             for b in range(a, 3):
@@ -805,32 +832,33 @@ def _differentiate_group(
 
 @kernel
 def _multiply(
-    couplings: Couplings, e: int, n_components: int, lane: int, n: int, scratch: Scratch
+    couplings: Couplings, e: int, n_components: int, lane: int, column: int, scratch: Scratch
 ) -> None:
-    """Write the derivatives of a centre's components by the positions of ``n`` neighbours."""
+    """Write the derivatives of a centre's components by the positions of some neighbours.
+
+    These are ``WIDTH`` columns from ``column`` on.
+    """
     products = scratch.products
     n_channels = couplings.twojmax + 1
     n_weights = couplings.weight_offsets[couplings.n_elements * n_channels] + LANES
-    for at in range(n_components * COLUMNS):
+    for at in range(n_components * WIDTH):
         products[at] = 0.0
     for j in range(n_channels):
         channel = e * n_channels + j
         size = block_size(j)
         lower, upper = couplings.row_offsets[channel], couplings.row_offsets[channel + 1]
         begin = lane * n_weights + couplings.weight_offsets[channel]
-        for column in range(0, 3 * n, 2 * LANES):
-            for row in range(lower, upper, TILE):
-                _multiply_tile(
-                    scratch.weights,
-                    begin + (row - lower) * size,
-                    scratch.derivatives,
-                    block_offset(j) * COLUMNS + column,
-                    size,
-                    couplings.row_component,
-                    row,
-                    column,
-                    products,
-                )
+        for row in range(lower, upper, TILE):
+            _multiply_tile(
+                scratch.weights,
+                begin + (row - lower) * size,
+                scratch.derivatives,
+                block_offset(j) * COLUMNS + column,
+                size,
+                couplings.row_component,
+                row,
+                products,
+            )
 
 
 @inlined
@@ -842,7 +870,6 @@ def _multiply_tile(
     size: int,
     row_component: Integers,
     row: int,
-    column: int,
     products: Floats,
 ) -> None:
     """Add the product of four rows of weights and sixteen columns of derivatives."""
@@ -863,13 +890,13 @@ def _multiply_tile(
         left_3, right_3 = left_3 + w_3 * left, right_3 + w_3 * right
         w += 1
         d += COLUMNS
-    at = row_component[row] * COLUMNS + column
+    at = row_component[row] * WIDTH
     _add_lanes(products, at, left_0, right_0)
-    at = row_component[row + 1] * COLUMNS + column
+    at = row_component[row + 1] * WIDTH
     _add_lanes(products, at, left_1, right_1)
-    at = row_component[row + 2] * COLUMNS + column
+    at = row_component[row + 2] * WIDTH
     _add_lanes(products, at, left_2, right_2)
-    at = row_component[row + 3] * COLUMNS + column
+    at = row_component[row + 3] * WIDTH
     _add_lanes(products, at, left_3, right_3)
 
 
@@ -880,9 +907,7 @@ def _add_lanes(array: Floats, at: int, left: Any, right: Any) -> None:
 
 
 @kernel
-def _turn_products(
-    couplings: Couplings, n_linear: int, n_row: int, n_columns: int, scratch: Scratch
-) -> None:
+def _turn_products(couplings: Couplings, n_linear: int, n_row: int, scratch: Scratch) -> None:
     """Write the derivatives of the features, one row for each coordinate of a neighbour."""
     component, scale = couplings.feature_component, couplings.feature_scale
     products, rows = scratch.products, scratch.rows
@@ -890,20 +915,45 @@ def _turn_products(
     for f in range(0, n_linear, LANES):
         f1, f2, f3, f4 = min(f + 1, last), min(f + 2, last), min(f + 3, last), min(f + 4, last)
         f5, f6, f7 = min(f + 5, last), min(f + 6, last), min(f + 7, last)
-        for column in range(0, n_columns, LANES):
+        for column in range(0, WIDTH, LANES):
             store_columns(
                 rows,
                 column * n_row + f,
                 n_row,
-                broadcast(scale[f]) * load(products, component[f] * COLUMNS + column),
-                broadcast(scale[f1]) * load(products, component[f1] * COLUMNS + column),
-                broadcast(scale[f2]) * load(products, component[f2] * COLUMNS + column),
-                broadcast(scale[f3]) * load(products, component[f3] * COLUMNS + column),
-                broadcast(scale[f4]) * load(products, component[f4] * COLUMNS + column),
-                broadcast(scale[f5]) * load(products, component[f5] * COLUMNS + column),
-                broadcast(scale[f6]) * load(products, component[f6] * COLUMNS + column),
-                broadcast(scale[f7]) * load(products, component[f7] * COLUMNS + column),
+                broadcast(scale[f]) * load(products, component[f] * WIDTH + column),
+                broadcast(scale[f1]) * load(products, component[f1] * WIDTH + column),
+                broadcast(scale[f2]) * load(products, component[f2] * WIDTH + column),
+                broadcast(scale[f3]) * load(products, component[f3] * WIDTH + column),
+                broadcast(scale[f4]) * load(products, component[f4] * WIDTH + column),
+                broadcast(scale[f5]) * load(products, component[f5] * WIDTH + column),
+                broadcast(scale[f6]) * load(products, component[f6] * WIDTH + column),
+                broadcast(scale[f7]) * load(products, component[f7] * WIDTH + column),
             )
+
+
+@kernel
+def expand_components(
+    components: Floats, couplings: Couplings, row: Floats, features: NDArray[Any]
+) -> None:
+    """Write features, or their derivatives, where components are known.
+
+    Parameters
+    ----------
+    components : array, shape (n, at least n_components)
+        May be the array that is written to.
+    couplings : Couplings
+        What the features are.
+    row : array, shape (n_components,)
+        Work space.
+    features : array, shape (n, n_features)
+        Output.
+    """
+    component, scale = couplings.feature_component, couplings.feature_scale
+    for i in range(features.shape[0]):
+        for k in range(row.shape[0]):
+            row[k] = components[i, k]
+        for f in range(component.shape[0]):
+            features[i, f] = scale[f] * row[component[f]]
 
 
 @inlined
