@@ -34,7 +34,6 @@ from atomlake.kernels.lanes import (
     broadcast,
     lane_sum,
     load,
-    load_some,
     n_padded,
     pointer,
     store,
@@ -118,10 +117,6 @@ class Couplings(NamedTuple):
         Where the block of each coupling begins.
     component : int64 array, shape (n_components, 2)
         The coupling in each component, and the element of the third channel.
-    octet_offsets : int64 array, shape (n_elements + 1,)
-        Rows of ``octet`` by the element of a density.
-    octet : int64 array
-        Components, eight at a time, of which some depend on that density: the first of them.
     row_offsets : int64 array, shape (n_elements * (twojmax + 1) + 1,)
         Rows of derivatives by the block of each channel; their number is a multiple of
         :data:`TILE`.
@@ -145,8 +140,6 @@ class Couplings(NamedTuple):
     n_value_couplings: int
     coupled_offsets: Integers
     component: Integers
-    octet_offsets: Integers
-    octet: Integers
     row_offsets: Integers
     weight_offsets: Integers
     row_component: Integers
@@ -277,8 +270,8 @@ def so4_bispectrum(
     gradient_strain : array, shape (n or 0, 3, 3, n_features)
         Output.
     position_sums : array, shape (n_atoms of the structures or 0, n_groups, 3, n)
-        Derivatives of the components by the positions of all atoms, the centres included, are
-        added to the first numbers of each row. Then the features must be the components.
+        Derivatives of linear features by the positions of all atoms, the centres included, are
+        added to the first numbers of each row.
     group : array, shape (n_atoms,)
         Column of ``position_sums`` that each centre contributes to.
     first_atom : int
@@ -373,14 +366,11 @@ def so4_bispectrum(
                             at = (3 * group[i] + a) * sums_row
                             atom = at + (neighbour_index[pair] - first_atom) * sums_atom
                             centre = at + (i - first_atom) * sums_atom
-                            for k in range(
-                                couplings.octet_offsets[e], couplings.octet_offsets[e + 1]
-                            ):
-                                f = couplings.octet[k]
-                                value = load(rows, row + f)
-                                _add_some(position_sums, atom + f, value, n_linear - f)
-                                value = broadcast(0.0) - value
-                                _add_some(position_sums, centre + f, value, n_linear - f)
+                            # Two loops: LLVM cannot know that the rows are not the same.
+                            for f in range(n_linear):
+                                position_sums[atom + f] += rows[row + f]
+                            for f in range(n_linear):
+                                position_sums[centre + f] -= rows[row + f]
                         if has_strain:
                             # A rotation changes no invariant: the derivative is symmetric.
                             for b in range(a, 3):
@@ -436,8 +426,6 @@ def _coupling_pointers(couplings: Couplings) -> Couplings:
         couplings.n_value_couplings,
         pointer(couplings.coupled_offsets),
         pointer(couplings.component),
-        pointer(couplings.octet_offsets),
-        pointer(couplings.octet),
         pointer(couplings.row_offsets),
         pointer(couplings.weight_offsets),
         pointer(couplings.row_component),
@@ -966,12 +954,6 @@ def expand_components(
             row[k] = components[i, k]
         for f in range(component.shape[0]):
             features[i, f] = scale[f] * row[component[f]]
-
-
-@inlined
-def _add_some(array: Floats, at: int, value: Any, n: int) -> None:
-    """Add the first ``n`` lanes."""
-    store_some(array, at, load_some(array, at, 0, n) + value, 0, n)
 
 
 @inlined

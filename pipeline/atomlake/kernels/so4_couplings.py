@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atomlake.kernels.lanes import LANES
 from atomlake.kernels.so4 import TILE, Couplings
 
 
@@ -72,8 +71,7 @@ def couplings(
     is_normalised : bool
         Whether features are ``B / (j_c + 1)``.
     """
-    # Those of the same elements side by side.
-    components = sorted(dict.fromkeys(map(_sorted, triples)), key=_elements)
+    components = list(dict.fromkeys(_sorted(triple) for triple in triples))
     plan: dict[tuple[Channel, Channel, int], int] = {}
     for a, b, c in components:
         plan.setdefault((a, b, c.j), len(plan))
@@ -98,10 +96,6 @@ def couplings(
             row_offsets.append(len(padded))
             weight_offsets.append(weight_offsets[-1] + len(tiles) * (j + 1) ** 2)
 
-    octets = [
-        sorted({k - k % LANES for k, triple in enumerate(components) if e in _elements(triple)})
-        for e in range(n_elements)
-    ]
     coefficients: list[NDArray[np.float64]] = []
     begins: dict[tuple[int, int, int], int] = {}
     for a, b, j in plan:
@@ -126,8 +120,6 @@ def couplings(
         component=np.array(
             [(plan[a, b, c.j], c.element) for a, b, c in components], dtype=np.int64
         ),
-        octet_offsets=np.cumsum([0, *map(len, octets)], dtype=np.int64),
-        octet=np.concatenate(octets, dtype=np.int64),
         row_offsets=np.array(row_offsets, dtype=np.int64),
         weight_offsets=np.array(weight_offsets, dtype=np.int64),
         row_component=np.array([k for k, _, _ in padded], dtype=np.int64),
@@ -141,7 +133,3 @@ def couplings(
 def _sorted(triple: tuple[Channel, Channel, Channel]) -> tuple[Channel, Channel, Channel]:
     a, b, c = sorted(triple)
     return a, b, c
-
-
-def _elements(triple: tuple[Channel, Channel, Channel]) -> list[int]:
-    return sorted(channel.element for channel in triple)
