@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +20,7 @@ from atomlake.descriptors.base import Gradients
 from atomlake.engine.tasks import warm
 from atomlake.engine.versions import versions
 from atomlake.errors import ClusterError
+from atomlake.lake import layout
 from atomlake.recipe import Recipe
 from atomlake.structures import Structures
 
@@ -120,7 +120,7 @@ def check_cluster(recipe: Recipe, *, patience: float = 300.0) -> ClusterReport:
                 "at the queue, and at the logs of the jobs"
             ) from problem
         start_seconds = time.monotonic() - started
-        lake = Path(recipe.lake).absolute()
+        lake = layout.place(recipe.lake).absolute()
         lake.parent.mkdir(parents=True, exist_ok=True)
         with _left_file(lake.parent) as probe:
             questions = {
@@ -150,10 +150,10 @@ def _n_workers(client: Client) -> int:
 
 
 @contextmanager
-def _left_file(folder: Path) -> Iterator[Path]:
+def _left_file(folder: layout.Place) -> Iterator[layout.Place]:
     """Leave a file that only this check knows, to see whether workers look at the same folder."""
     path = folder / f".atomlake-check-{uuid.uuid4().hex[:8]}"
-    path.write_text(path.name)
+    path.write_bytes(path.name.encode())
     try:
         yield path
     finally:
@@ -182,7 +182,7 @@ def _report(probe: str, files: dict[str, int]) -> WorkerReport:
         n_threads=worker.state.nthreads,
         microseconds_per_atom=_speed(soap),
         compile_seconds=compiled,
-        problems=tuple(_reach(Path(probe), files)),
+        problems=tuple(_reach(layout.place(probe), files)),
     )
 
 
@@ -200,14 +200,14 @@ def _speed(soap: Soap) -> float:
     return 1e6 * min(seconds) / crystals.n_atoms
 
 
-def _reach(probe: Path, files: dict[str, int]) -> Iterator[str]:
+def _reach(probe: layout.Place, files: dict[str, int]) -> Iterator[str]:
     """Say which of the driver's files this worker does not see as the driver does."""
     try:
-        seen = probe.read_text()
+        seen = probe.read_bytes().decode()
         if seen != probe.name:
             yield f"{probe} holds something else than the driver wrote"
         own = probe.with_name(f"{probe.name}-{uuid.uuid4().hex[:8]}")
-        own.write_text("written by a worker")
+        own.write_bytes(b"written by a worker")
         own.unlink()
     except OSError as problem:
         yield f"the folder of the lake cannot be read and written: {problem}"

@@ -24,7 +24,7 @@ from atomlake.engine.known import Known
 from atomlake.engine.scan import LocationState
 from atomlake.engine.units import Estimate, Piece, Speed, Task, Unit, costs, cut
 from atomlake.errors import RecipeError
-from atomlake.lake import Lake
+from atomlake.lake import Lake, layout
 from atomlake.recipe import DescriptorEntry, Recipe
 from atomlake.sources.base import FileIndex, Fingerprint, Source
 from atomlake.structures import CHEMICAL_SYMBOLS
@@ -245,15 +245,17 @@ def _too_large(plan: Plan, recipe: Recipe) -> Iterator[str]:
             f"{recipe.limits.max_nbytes / 1e9:,.0f} GB; store gradients summed or none, use "
             "float32, or raise limits.max_nbytes"
         )
-    folder = Path(recipe.lake).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if nbytes > free:
-        yield (
-            f"the run would write up to {nbytes / 1e9:,.0f} GB and {folder} has "
-            f"{free / 1e9:,.0f} GB free"
-        )
+    folder = layout.place(recipe.lake)
+    if isinstance(folder, Path):
+        folder = folder.absolute()
+        while not folder.exists():
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free
+        if nbytes > free:
+            yield (
+                f"the run would write up to {nbytes / 1e9:,.0f} GB and {folder} has "
+                f"{free / 1e9:,.0f} GB free"
+            )
     allowed = recipe.cluster.memory_per_worker
     if plan.memory_nbytes > allowed:
         yield (

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
@@ -49,7 +47,7 @@ class Repair:
 
 
 def repair(
-    path: Path | str,
+    path: layout.Place | str,
     recipe: Recipe | None = None,
     *,
     executor: Literal["cluster", "synchronous"] = "cluster",
@@ -64,7 +62,7 @@ def repair(
 
     Parameters
     ----------
-    path : Path or str
+    path : Path, ObjectPath or str
         The lake.
     recipe : Recipe, optional
         Needed where structures are damaged: it says where they come from.
@@ -117,7 +115,7 @@ def _write_labels(
     ).row(0, named=True)
     group = json.loads((layout.resolve(lake.path, row["path"]) / "zarr.json").read_bytes())
     descriptor = _descriptor(row, group["attributes"]["parameters"])
-    shutil.rmtree(layout.resolve(lake.path, layout.descriptor_path(descriptor_id)))
+    layout.remove(layout.resolve(lake.path, layout.descriptor_path(descriptor_id)))
     write_descriptor(lake.path, descriptor)
 
 

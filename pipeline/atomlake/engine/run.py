@@ -10,7 +10,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -132,7 +132,7 @@ def run(
         planned = time.monotonic()
         disk = Disk(lake.path) if recipe.durable else None
         publisher = _Publisher(lake, plan, run_id, tell, disk)
-        with closing(log) if log else nullcontext(), _recorded(lake, recipe, run_id, totals, tell):
+        with _kept(lake, run_id, log), _recorded(lake, recipe, run_id, totals, tell):
             for _, descriptor in plan.descriptors:
                 parts.write_descriptor(lake.path, descriptor)
             publisher.wait_for_disk([layout.DESCRIPTORS])
@@ -408,6 +408,17 @@ def _recorded(
         }
         lake.catalogue.publish_run(row | end)
         tell(Ended(status, reason))
+
+
+@contextmanager
+def _kept(lake: Lake, run_id: str, log: LogFile | None) -> Iterator[None]:
+    """Close the log at the end, and put it where it stays."""
+    try:
+        yield
+    finally:
+        if log is not None:
+            log.close()
+            layout.keep_log(lake.path, run_id)
 
 
 def _mark_killed(lake: Lake) -> None:

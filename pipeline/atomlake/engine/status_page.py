@@ -142,11 +142,11 @@ def _bars(runs: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def _newest_log(lake: Lake) -> list[dict[str, Any]]:
     """Events of the newest run that kept a log; a line that is being written is left out."""
-    logs = sorted(layout.log_path(lake.path, "").parent.glob("*.jsonl"))
+    run_id, log = layout.newest_log(lake.path) or ("", "")
     lines = []
-    for text in logs[-1].read_text(encoding="utf-8").splitlines() if logs else []:
+    for text in log.splitlines():
         try:
-            lines.append(json.loads(text) | {"run_id": logs[-1].stem})
+            lines.append(json.loads(text) | {"run_id": run_id})
         except ValueError:
             break
     return lines

@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, write_deltalake
@@ -153,14 +153,16 @@ _OLDEST = "atomlake.oldestVersion"
 _ATTEMPTS = 1000
 
 
-def create_tables(lake: Path | str) -> None:
+def create_tables(lake: layout.Place | str) -> None:
     """Make the tables that are missing."""
     for name, schema in TABLES.items():
         # The commit fails if another process makes the table in this moment.
         with reporting(lake), suppress(CommitFailedError):
+            where = layout.resolve(lake, layout.table_path(name))
             write_deltalake(
-                layout.resolve(lake, layout.table_path(name)),
+                _uri(where),
                 pl.DataFrame(schema=schema),
+                storage_options=_options(where),
                 mode="ignore",
                 name=name,
                 # Every version stays readable.
@@ -174,26 +176,26 @@ class Catalogue:
 
     Parameters
     ----------
-    lake : Path or str
+    lake : Path, ObjectPath or str
         The lake.
     versions : mapping of str to int
         The version of each table to read.
     """
 
-    def __init__(self, lake: Path | str, versions: Mapping[str, int]) -> None:
-        self.lake = Path(lake)
+    def __init__(self, lake: layout.Place | str, versions: Mapping[str, int]) -> None:
+        self.lake = layout.place(lake)
         self.versions = dict(versions)
         self._tables: dict[str, DeltaTable] = {}
         self._appenders: dict[str, _Appender] = {}
         self._retired: pl.DataFrame | None = None
 
     @classmethod
-    def open(cls, lake: Path | str, as_of: str | datetime | None = None) -> Catalogue:
+    def open(cls, lake: layout.Place | str, as_of: str | datetime | None = None) -> Catalogue:
         """Open the newest version, or the one that was the newest at ``as_of``.
 
         Parameters
         ----------
-        lake : Path or str
+        lake : Path, ObjectPath or str
             The lake.
         as_of : str or datetime, optional
             A :attr:`version`, or a time as ISO text or datetime; UTC if it has no zone.
@@ -207,15 +209,14 @@ class Catalogue:
         tables = {}
         for name in TABLES:
             with reporting(lake):
-                path = layout.resolve(lake, layout.table_path(name))
-                table = DeltaTable(path)
+                table = _open(lake, name)
                 if versions is not None:
                     oldest = int(table.metadata().configuration.get(_OLDEST, 0))
                     if versions[name] < oldest:
                         raise LakeError(
                             f"{lake} has no state {as_of} any more: what is that old was purged"
                         )
-                    table = DeltaTable(path, version=versions[name])
+                    table = _open(lake, name, versions[name])
                 tables[name] = table
                 if tables[name].protocol().min_reader_version > 1:
                     raise LakeError(
@@ -270,7 +271,7 @@ class Catalogue:
 
     def log(self, name: str) -> pl.LazyFrame:
         """Every row that was ever committed to a table."""
-        return _scan(name, self._table(name))
+        return _scan(self.lake, name, self._table(name))
 
     def _newest(self, name: str, columns: Sequence[str] | None) -> pl.LazyFrame:
         table = self.log(name).sort("sequence")
@@ -279,9 +280,7 @@ class Catalogue:
     def _table(self, name: str) -> DeltaTable:
         if name not in self._tables:
             with reporting(self.lake):
-                self._tables[name] = DeltaTable(
-                    layout.resolve(self.lake, layout.table_path(name)), version=self.versions[name]
-                )
+                self._tables[name] = _open(self.lake, name, self.versions[name])
         return self._tables[name]
 
     # ----- Publishing; every commit is tried until it is in, whoever else commits
@@ -394,8 +393,7 @@ class Catalogue:
         """Join the small files of every table; nothing changes for any reader."""
         for name in TABLES:
             with reporting(self.lake):
-                path = layout.resolve(self.lake, layout.table_path(name))
-                DeltaTable(path).optimize.compact()
+                _open(self.lake, name).optimize.compact()
 
     def forget(self, older_than: timedelta) -> None:
         """Drop what no version since ``older_than`` ago shows, and the versions before.
@@ -409,11 +407,10 @@ class Catalogue:
         parts_shown: pl.Series | None = None
         with reporting(self.lake):
             for name in TABLES:
-                path = layout.resolve(self.lake, layout.table_path(name))
-                shown = _rewrite(name, path, horizon, parts_shown)
+                shown = _rewrite(self.lake, name, horizon, parts_shown)
                 if name == "structures":
                     parts_shown = shown["part_id"].unique()
-                _forget_versions(path, older_than)
+                _forget_versions(self.lake, name, older_than)
 
     def _append(self, name: str, rows: pl.DataFrame, check: _Check | None = None) -> None:
         with reporting(self.lake):
@@ -421,11 +418,11 @@ class Catalogue:
 
     def _appender(self, name: str) -> _Appender:
         if name not in self._appenders:
-            self._appenders[name] = _Appender(name, self._table(name))
+            self._appenders[name] = _Appender(self.lake, name, self._table(name))
         return self._appenders[name]
 
 
-def _versions_at(lake: Path | str, as_of: str | datetime) -> dict[str, int]:
+def _versions_at(lake: layout.Place | str, as_of: str | datetime) -> dict[str, int]:
     """Return the version of each table that a version of the lake, or a time, stands for."""
     if isinstance(as_of, str) and re.fullmatch(r"\d+(\.\d+)*", as_of):
         numbers = [int(number) for number in as_of.split(".")]
@@ -447,7 +444,7 @@ def _versions_at(lake: Path | str, as_of: str | datetime) -> dict[str, int]:
     versions = {}
     for name in TABLES:
         with reporting(lake):
-            table = DeltaTable(layout.resolve(lake, layout.table_path(name)))
+            table = _open(lake, name)
             versions[name] = _version_at(table, as_of)
     return versions
 
@@ -469,17 +466,20 @@ class _Appender:
 
     Parameters
     ----------
+    lake : Path or ObjectPath
+        The lake.
     name : str
         The table.
     base : DeltaTable
         The version that the caller's rows are based on.
     """
 
-    def __init__(self, name: str, base: DeltaTable) -> None:
+    def __init__(self, lake: layout.Place, name: str, base: DeltaTable) -> None:
+        self._lake = lake
         self._name = name
-        self._table = DeltaTable(base.table_uri)
+        self._table = _open(lake, name)
         self._known = set(base.file_uris())
-        self._base = self._sequence = _newest_sequence(_scan(name, base))
+        self._base = self._sequence = _newest_sequence(_scan(lake, name, base))
         self._others: set[str] = set()
 
     def append(self, rows: pl.DataFrame, check: _Check | None = None) -> None:
@@ -498,7 +498,8 @@ class _Appender:
                     commit_properties=CommitProperties(max_commit_retries=0),
                 )
             except CommitFailedError:
-                continue
+                if not self._arrived(rows["run_id"][0], first):
+                    continue
             self._known = set(self._table.file_uris())
             self._others &= self._known
             self._sequence = first + len(rows) - 1
@@ -508,19 +509,30 @@ class _Appender:
             "run fewer at once"
         )
 
+    def _arrived(self, run_id: str | None, sequence: int) -> bool:
+        """Whether a refused commit is there: its answer was lost, and it was sent again."""
+        self._table.update_incremental()
+        unknown = set(self._table.file_uris()) - self._known
+        if not unknown:
+            return False
+        found = _scan(self._lake, self._name, self._table, unknown).select("run_id", "sequence")
+        return (run_id, sequence) in set(found.collect().iter_rows())
+
     def check(self, rows: pl.DataFrame, check: _Check | None) -> None:
         """Look at the newest version, and let ``check`` compare ``rows`` with what others added."""
         self._table.update_incremental()
         unknown = set(self._table.file_uris()) - self._known
         if unknown:
-            newest = _newest_sequence(_scan(self._name, self._table, unknown))
+            newest = _newest_sequence(_scan(self._lake, self._name, self._table, unknown))
             self._sequence = max(self._sequence, newest)
             self._known |= unknown
             self._others |= unknown
         if self._others and check is not None:
-            others = _scan(self._name, self._table, self._others & set(self._table.file_uris()))
+            others = _scan(
+                self._lake, self._name, self._table, self._others & set(self._table.file_uris())
+            )
             since = others.filter(pl.col("sequence") > self._base)
-            check(rows, since, _scan(self._name, self._table))
+            check(rows, since, _scan(self._lake, self._name, self._table))
 
 
 def _newest_sequence(rows: pl.LazyFrame) -> int:
@@ -549,11 +561,13 @@ def _sources(rows: pl.LazyFrame, log: pl.LazyFrame) -> pl.LazyFrame:
 # ----- Forgetting
 
 
-def _rewrite(name: str, path: Path, horizon: int, parts_shown: pl.Series | None) -> pl.DataFrame:
+def _rewrite(
+    lake: layout.Place, name: str, horizon: int, parts_shown: pl.Series | None
+) -> pl.DataFrame:
     """Commit a table without what no version since ``horizon`` shows; return what is left."""
     for _ in range(_ATTEMPTS):
-        table = DeltaTable(path)
-        log = _scan(name, table).collect()
+        table = _open(lake, name)
+        log = _scan(lake, name, table).collect()
         shown = _shown_since(name, log, horizon, parts_shown)
         if len(shown) == len(log):
             return shown
@@ -565,7 +579,7 @@ def _rewrite(name: str, path: Path, horizon: int, parts_shown: pl.Series | None)
                 commit_properties=CommitProperties(max_commit_retries=0),
             )
             return shown
-    raise LakeError(f"{_ATTEMPTS} times another process committed to {path} first")
+    raise LakeError(f"{_ATTEMPTS} times another process committed to {table.table_uri} first")
 
 
 def _shown_since(
@@ -586,21 +600,21 @@ def _shown_since(
     )
 
 
-def _forget_versions(path: Path, older_than: timedelta) -> None:
+def _forget_versions(lake: layout.Place, name: str, older_than: timedelta) -> None:
     """Remove files and versions of a table that were replaced longer ago than ``older_than``."""
-    table = DeltaTable(path)
+    table = _open(lake, name)
     oldest = _version_at(table, datetime.now(UTC) - older_than)
     table.vacuum(
         retention_hours=math.ceil(older_than / timedelta(hours=1)),
         dry_run=False,
         enforce_retention_duration=False,
     )
-    table = DeltaTable(path)
+    table = _open(lake, name)
     duration = f"interval {math.ceil(older_than.total_seconds())} seconds"
     table.alter.set_table_properties(
         {"delta.logRetentionDuration": duration, _OLDEST: str(oldest)}, raise_if_not_exists=False
     )
-    table = DeltaTable(path)
+    table = _open(lake, name)
     table.create_checkpoint()
     table.cleanup_metadata()
 
@@ -608,11 +622,26 @@ def _forget_versions(path: Path, older_than: timedelta) -> None:
 # ----- What rows say
 
 
-def _scan(name: str, table: DeltaTable, uris: Iterable[str] | None = None) -> pl.LazyFrame:
+def _open(lake: layout.Place | str, name: str, version: int | None = None) -> DeltaTable:
+    where = layout.resolve(lake, layout.table_path(name))
+    return DeltaTable(_uri(where), version=version, storage_options=_options(where))
+
+
+def _uri(where: layout.Place) -> Path | str:
+    return where if isinstance(where, Path) else where.uri
+
+
+def _options(where: layout.Place) -> dict[str, str] | None:
+    return None if isinstance(where, Path) else where.storage_options
+
+
+def _scan(
+    lake: layout.Place, name: str, table: DeltaTable, uris: Iterable[str] | None = None
+) -> pl.LazyFrame:
     """Return the rows of a version of a table, or those of some of its files."""
-    folder = Path(unquote(urlsplit(table.table_uri).path))
+    where = layout.resolve(lake, layout.table_path(name))
     files = [
-        folder / unquote(uri.rpartition("/")[2])
+        str(_uri(where / unquote(uri.rpartition("/")[2])))
         for uri in sorted(table.file_uris() if uris is None else uris)
     ]
     if not files:
@@ -623,6 +652,7 @@ def _scan(name: str, table: DeltaTable, uris: Iterable[str] | None = None) -> pl
         missing_columns="insert",
         extra_columns="ignore",
         glob=False,
+        storage_options=_options(where),
         hive_partitioning=False,
     )
 
@@ -657,7 +687,7 @@ def _conform(name: str, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 @contextmanager
-def reporting(lake: Path | str) -> Iterator[None]:
+def reporting(lake: layout.Place | str) -> Iterator[None]:
     """Turn whatever goes wrong with the tables into a LakeError."""
     try:
         yield

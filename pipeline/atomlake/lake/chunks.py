@@ -20,6 +20,7 @@ import numpy as np
 from numcodecs import Blosc, blosc
 from numpy.typing import NDArray
 
+from atomlake.buckets import ObjectPath
 from atomlake.errors import LakeError
 from atomlake.lake import layout
 
@@ -28,6 +29,8 @@ Integers = NDArray[np.int64]
 
 #: Files that one lake holds open.
 N_OPEN_FILES = 128
+#: Bytes of an object that one request asks for, at most, unless a chunk has more.
+READ_AHEAD_NBYTES = 2**24
 #: Arrays whose description one lake keeps, about a kilobyte each.
 N_KNOWN_ARRAYS = 2**15
 
@@ -49,12 +52,12 @@ class Files:
 
     Parameters
     ----------
-    lake : Path or str
+    lake : Path, ObjectPath or str
         The lake.
     """
 
-    def __init__(self, lake: Path | str) -> None:
-        self.lake = Path(lake)
+    def __init__(self, lake: layout.Place | str) -> None:
+        self.lake = layout.place(lake)
         self._arrays: OrderedDict[tuple[str, str], StoredArray] = OrderedDict()
         self._open: OrderedDict[str, _File] = OrderedDict()
 
@@ -131,7 +134,7 @@ def _remember(known: OrderedDict[Any, Any], key: Any, value: Any, n_most: int) -
             return
 
 
-def damaged(lake: Path, path: str, problem: str) -> LakeError:
+def damaged(lake: layout.Place, path: str, problem: str) -> LakeError:
     """Name the file of a lake that is not as it was written."""
     return LakeError(
         f"{path} of {lake} is missing or damaged ({problem}): 'atomlake verify {lake}' says what "
@@ -142,26 +145,22 @@ def damaged(lake: Path, path: str, problem: str) -> LakeError:
 class _File:
     """One open file: chunks of an array."""
 
-    def __init__(self, lake: Path, path: str, n_chunks: int | None) -> None:
+    def __init__(self, lake: layout.Place, path: str, n_chunks: int | None) -> None:
         self.lake = lake
         self.path = path
-        self._descriptor = -1
+        size = None if n_chunks is None else 16 * n_chunks + _CRC_NBYTES
         try:
-            self._descriptor = os.open(layout.resolve(lake, path), os.O_RDONLY | os.O_CLOEXEC)
-            nbytes = os.fstat(self._descriptor).st_size
+            where = layout.resolve(lake, path)
+            self._bytes = _LocalBytes(where) if isinstance(where, Path) else _Object(where, size)
+            nbytes = self._bytes.nbytes
         except OSError as error:
             raise damaged(lake, path, f"{type(error).__name__}: {error.strerror}") from error
-        if n_chunks is None:
+        if n_chunks is None or size is None:
             self._places = [(0, nbytes)]
         else:
-            size = 16 * n_chunks + _CRC_NBYTES
             content = self._checked(nbytes - size, size, "the index of its chunks")
             places = np.frombuffer(content, "<u8").reshape(n_chunks, 2)
             self._places = [(int(first), int(n)) for first, n in places]
-
-    def __del__(self, close: Any = os.close) -> None:
-        if self._descriptor >= 0:
-            close(self._descriptor)
 
     def chunk(self, i: int) -> memoryview:
         """Encoded bytes of a chunk."""
@@ -173,7 +172,7 @@ class _File:
     def _checked(self, first: int, nbytes: int, what: str) -> memoryview:
         """Read bytes that end in their CRC-32C, and return them without it."""
         try:
-            content = os.pread(self._descriptor, nbytes, first) if first >= 0 else b""
+            content = self._bytes.read(nbytes, first) if first >= 0 else b""
         except (OSError, OverflowError) as error:
             raise damaged(self.lake, self.path, f"{what}: {error}") from error
         if len(content) != nbytes or nbytes <= _CRC_NBYTES:
@@ -181,6 +180,42 @@ class _File:
         if google_crc32c.value(content) != _RESIDUE:
             raise damaged(self.lake, self.path, f"{what} does not have its CRC-32C")
         return memoryview(content)[:-_CRC_NBYTES]
+
+
+class _LocalBytes:
+    """Bytes of a file, read where they are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.nbytes = os.fstat(self._descriptor).st_size
+
+    def __del__(self, close: Any = os.close) -> None:
+        if hasattr(self, "_descriptor"):
+            close(self._descriptor)
+
+    def read(self, nbytes: int, first: int) -> bytes:
+        """Read bytes from a position on; fewer where the file ends."""
+        return os.pread(self._descriptor, nbytes, first)
+
+
+class _Object:
+    """Bytes of an object; who reads one chunk after the other gets many with each request."""
+
+    def __init__(self, path: ObjectPath, n_last: int | None) -> None:
+        self._path = path
+        content, self.nbytes = path.tail(n_last)
+        self._held = (self.nbytes - len(content), content)
+
+    def read(self, nbytes: int, first: int) -> bytes:
+        """Read bytes from a position on; fewer where the object ends."""
+        start, content = self._held
+        if start <= first and first + nbytes <= start + len(content):
+            return content[first - start : first - start + nbytes]
+        goes_on = first == start + len(content)
+        wanted = min(READ_AHEAD_NBYTES, 4 * len(content)) if goes_on else nbytes
+        content = self._path.read_range(first, max(nbytes, wanted))
+        self._held = first, content
+        return content[:nbytes]
 
 
 class _Cut(NamedTuple):

@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,7 +62,7 @@ class Compaction:
     nbytes: int
 
 
-def compact(lake: Path | str, part_nbytes: int = PART_NBYTES) -> Compaction:
+def compact(lake: layout.Place | str, part_nbytes: int = PART_NBYTES) -> Compaction:
     """Join parts of less than half a size into parts of that size, and the files of the tables.
 
     Parts are joined if they are of one source, have the same labels and have features of the
@@ -72,7 +71,7 @@ def compact(lake: Path | str, part_nbytes: int = PART_NBYTES) -> Compaction:
 
     Parameters
     ----------
-    lake : Path or str
+    lake : Path, ObjectPath or str
         The lake.
     part_nbytes : int
         Size of a part on disk.
@@ -187,7 +186,7 @@ def _join(lake: Lake, rows: pl.DataFrame, records: pl.DataFrame, run_id: str) ->
     return part.nbytes + sum(record.nbytes for record in features)
 
 
-def _structures(lake: Path, rows: pl.DataFrame) -> Structures:
+def _structures(lake: layout.Place, rows: pl.DataFrame) -> Structures:
     """Read the structures of ``rows``, in their order."""
     part_ids = rows["part_id"].unique(maintain_order=True)
     batches, order = [], np.empty(len(rows), np.int64)

@@ -19,12 +19,12 @@ class Disk:
 
     Parameters
     ----------
-    lake : Path or str
-        The lake.
+    lake : Path, ObjectPath or str
+        The lake. An object of a bucket is on disks as soon as it is written.
     """
 
-    def __init__(self, lake: Path | str) -> None:
-        self.lake = Path(lake)
+    def __init__(self, lake: layout.Place | str) -> None:
+        self.lake = layout.place(lake)
         self.n_files = 0
         self._done: set[str] = set()
 
@@ -36,6 +36,8 @@ class Disk:
         LakeError
             If the disk refuses.
         """
+        if not isinstance(self.lake, Path):
+            return
         folders: set[Path] = set()
         try:
             for path in paths:

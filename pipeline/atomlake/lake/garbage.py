@@ -7,13 +7,14 @@ any more: parts whose structures were retired or moved, which readers of older s
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+from atomlake.buckets import Stored
 from atomlake.lake import layout
 from atomlake.lake.catalogue import Catalogue, reporting
 from atomlake.lake.lock import alone
@@ -31,7 +32,9 @@ class Unpublished(NamedTuple):
     modified: float
 
 
-def unpublished(lake: Path | str, older_than: timedelta = timedelta(0)) -> list[Unpublished]:
+def unpublished(
+    lake: layout.Place | str, older_than: timedelta = timedelta(0)
+) -> list[Unpublished]:
     """List what was last written longer ago than ``older_than`` and is in no version of the lake.
 
     Raises
@@ -40,7 +43,7 @@ def unpublished(lake: Path | str, older_than: timedelta = timedelta(0)) -> list[
         If the catalogue cannot be read.
     """
     # Listed before the catalogue is read: what is published in between is not missed.
-    found = [group for path in _groups(Path(lake)) for group in _measure(lake, path)]
+    found = list(_groups(layout.place(lake)))
     with reporting(lake):
         catalogue = Catalogue.open(lake)
         known = {
@@ -52,12 +55,12 @@ def unpublished(lake: Path | str, older_than: timedelta = timedelta(0)) -> list[
     return [group for group in found if group.path not in known and group.modified <= limit]
 
 
-def collect(lake: Path | str, older_than: timedelta) -> list[Unpublished]:
+def collect(lake: layout.Place | str, older_than: timedelta) -> list[Unpublished]:
     """Remove what :func:`unpublished` lists.
 
     Parameters
     ----------
-    lake : Path or str
+    lake : Path, ObjectPath or str
         The lake.
     older_than : timedelta
         Must exceed the time from a task's first file to the commit of its record, on whatever
@@ -72,12 +75,12 @@ def collect(lake: Path | str, older_than: timedelta) -> list[Unpublished]:
         return _remove(lake, unpublished(lake, older_than))
 
 
-def purge(lake: Path | str, older_than: timedelta) -> list[Unpublished]:
+def purge(lake: layout.Place | str, older_than: timedelta) -> list[Unpublished]:
     """Remove what no state of the lake since ``older_than`` ago shows, and all older states.
 
     Parameters
     ----------
-    lake : Path or str
+    lake : Path, ObjectPath or str
         The lake.
     older_than : timedelta
         Readers that opened the lake, or open it ``as_of`` a time, less long ago are not
@@ -93,23 +96,37 @@ def purge(lake: Path | str, older_than: timedelta) -> list[Unpublished]:
         return _remove(lake, unpublished(lake, older_than))
 
 
-def _remove(lake: Path | str, garbage: list[Unpublished]) -> list[Unpublished]:
+def _remove(lake: layout.Place | str, garbage: list[Unpublished]) -> list[Unpublished]:
     for group in garbage:
         root = layout.resolve(lake, group.path)
-        shutil.rmtree(root)
-        if root.parent.parent.name == layout.PARTS and not any(root.parent.iterdir()):
-            root.parent.rmdir()
+        layout.remove(root)
+        if isinstance(root, Path) and root.parent.parent.name == layout.PARTS:
+            with suppress(OSError):  # it holds other groups
+                root.parent.rmdir()
     return garbage
 
 
-def _groups(lake: Path) -> Iterator[str]:
-    """Paths of all groups of parts, and of descriptors that were not finished."""
+def _groups(lake: layout.Place) -> Iterator[Unpublished]:
+    """Measure all groups of parts, and those of descriptors that were not finished."""
+    if not isinstance(lake, Path):
+        yield from _groups_in_bucket(lake)
+        return
     for part in _folders(lake / layout.PARTS):
         for group in _folders(part):
-            yield group.relative_to(lake).as_posix()
+            yield from _measure(lake, group.relative_to(lake).as_posix())
     for descriptor in _folders(lake / layout.DESCRIPTORS):
         if descriptor.name.startswith("."):
-            yield descriptor.relative_to(lake).as_posix()
+            yield from _measure(lake, descriptor.relative_to(lake).as_posix())
+
+
+def _groups_in_bucket(lake: layout.Place) -> Iterator[Unpublished]:
+    """The same from one listing; in a bucket descriptors are written where they stay."""
+    groups: dict[str, list[Stored]] = {}
+    for name, stored in layout.files(lake, layout.PARTS):
+        groups.setdefault("/".join(name.split("/")[:3]), []).append(stored)
+    for path, files in groups.items():
+        nbytes, modified = sum(file.nbytes for file in files), max(f.modified for f in files)
+        yield Unpublished(path, len(files), nbytes, modified)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -120,12 +137,12 @@ def _folders(folder: Path) -> list[Path]:
         return []
 
 
-def _measure(lake: Path | str, path: str) -> Iterator[Unpublished]:
+def _measure(lake: Path, path: str) -> Iterator[Unpublished]:
     """Measure a group; nothing if it was renamed meanwhile."""
     try:
-        created = layout.resolve(lake, path).stat().st_mtime
+        created = (lake / path).stat().st_mtime
     except FileNotFoundError:
         return
-    stats = [stat for _, stat in layout.files(lake, path)]
-    modified = max([created, *(stat.st_mtime for stat in stats)])
-    yield Unpublished(path, len(stats), sum(stat.st_size for stat in stats), modified)
+    files = [stored for _, stored in layout.files(lake, path)]
+    modified = max([created, *(file.modified for file in files)])
+    yield Unpublished(path, len(files), sum(file.nbytes for file in files), modified)

@@ -13,17 +13,20 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import google_crc32c
 import numpy as np
 import zarr
 from numcodecs import Blosc, VLenUTF8
 from numpy.typing import NDArray
-from zarr.storage import LocalStore
+from zarr.abc.store import Store
+from zarr.storage import LocalStore, MemoryStore
 
+from atomlake.buckets import ObjectPath, Upload
 from atomlake.errors import LakeError
 from atomlake.lake import layout
+from atomlake.lake.layout import Place
 from atomlake.variables import Variable
 
 Array = NDArray[Any]
@@ -70,28 +73,40 @@ class StoredFile(NamedTuple):
 # ----- Reading
 
 
-def group_attributes(root: Path) -> dict[str, Any]:
+def group_attributes(root: Place) -> dict[str, Any]:
     """Attributes of a group."""
     with reading(str(root)):
         return dict(_document(root)["attributes"])
 
 
-def array_dims(root: Path) -> dict[str, tuple[str, ...]]:
+def array_dims(root: Place) -> dict[str, tuple[str, ...]]:
     """Names of the arrays of a group and their dimensions."""
     with reading(str(root)):
         arrays = _document(root)["consolidated_metadata"]["metadata"]
         return {name: tuple(array["dimension_names"]) for name, array in arrays.items()}
 
 
-def open_array(root: Path, name: str) -> zarr.Array[Any]:
+def open_array(root: Place, name: str) -> zarr.Array[Any]:
     """Open one array of a group; reading a file that is missing from it raises."""
     with reading(f"{root}/{name}"):
         return zarr.open_array(
-            LocalStore(root, read_only=True),
+            _store(root, name),
             path=name,
             mode="r",
             config={"read_missing_chunks": False},
         )
+
+
+def _store(root: Place, name: str) -> Store:
+    """What zarr reads an array from: of a bucket, a copy in memory."""
+    if isinstance(root, Path):
+        return LocalStore(root, read_only=True)
+    from zarr.core.buffer import cpu
+
+    content = {
+        f"{name}/{key}": (root / name / key).read_bytes() for key, _ in (root / name).below()
+    }
+    return MemoryStore({k: cpu.Buffer.from_bytes(v) for k, v in content.items()}, read_only=True)
 
 
 def read(array: zarr.Array[Any], selection: Any) -> Array:
@@ -108,14 +123,13 @@ def read(array: zarr.Array[Any], selection: Any) -> Array:
         return np.asarray(array[selection])
 
 
-def file_problem(root: Path, file: StoredFile) -> tuple[str, str] | None:
+def file_problem(root: Place, file: StoredFile) -> tuple[str, str] | None:
     """Compare a file with what was written: code and message of what is wrong, or None."""
     size = checksum = 0
     try:
-        with (root / file.name).open("rb") as stream:
-            while block := stream.read(_BLOCK_NBYTES):
-                size += len(block)
-                checksum = zlib.crc32(block, checksum)
+        for block in _blocks(root / file.name):
+            size += len(block)
+            checksum = zlib.crc32(block, checksum)
     except FileNotFoundError:
         return "missing_file", "the file is gone"
     except OSError as error:
@@ -127,7 +141,16 @@ def file_problem(root: Path, file: StoredFile) -> tuple[str, str] | None:
     return None
 
 
-def _document(root: Path) -> Any:
+def _blocks(path: Place) -> Iterator[Any]:
+    if isinstance(path, ObjectPath):
+        yield from path.blocks(_BLOCK_NBYTES)
+        return
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK_NBYTES):
+            yield block
+
+
+def _document(root: Place) -> Any:
     return json.loads((root / "zarr.json").read_bytes())
 
 
@@ -147,7 +170,7 @@ def reading(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def writing(lake: Path | str, path: str) -> Iterator[None]:
+def writing(lake: Place | str, path: str) -> Iterator[None]:
     """Turn a refusal of the file system into a LakeError."""
     try:
         yield
@@ -164,7 +187,7 @@ def writing(lake: Path | str, path: str) -> Iterator[None]:
 class GroupWriter:
     """Writes one zarr group; it does not open before it is closed."""
 
-    def __init__(self, root: Path, attributes: Mapping[str, Any]) -> None:
+    def __init__(self, root: Place, attributes: Mapping[str, Any]) -> None:
         self.root = root
         self._attributes = dict(attributes)
         self._arrays: dict[str, dict[str, Any]] = {}
@@ -298,6 +321,7 @@ class ChunkWriter:
         self._crc32 = 0
         self._waiting: list[bytes] = []
         self._waiting_nbytes = 0
+        self._upload: Upload | None = None
 
     def append(self, block: Array) -> None:
         """Add rows, with the trailing axes in any shape; ``block`` may be reused afterwards."""
@@ -354,6 +378,9 @@ class ChunkWriter:
             index[: len(self._index)] = self._index
             self._put(index.tobytes())
         self._write_waiting()
+        if self._upload is not None:
+            self._upload.close()
+            self._upload = None
         self._group.add(StoredFile(self._file, self._nbytes, self._crc32))
         self._n_shards += 1
         self._index, self._nbytes, self._crc32 = [], 0, 0
@@ -375,10 +402,16 @@ class ChunkWriter:
 
     def _write_waiting(self) -> None:
         path = self._group.root / self._file
-        if self._nbytes == self._waiting_nbytes:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            file.write(b"".join(self._waiting))
+        content = b"".join(self._waiting)
+        is_first = self._nbytes == self._waiting_nbytes
+        if isinstance(path, ObjectPath):
+            self._upload = path.upload() if is_first else self._upload
+            cast("Upload", self._upload).write(content)
+        else:
+            if is_first:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                file.write(content)
         self._waiting, self._waiting_nbytes = [], 0
 
 

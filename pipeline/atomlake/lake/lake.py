@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
@@ -29,7 +28,7 @@ class Lake:
 
     Attributes
     ----------
-    path : Path
+    path : Path or ObjectPath
         Where it is.
     catalogue : Catalogue
         Its tables, as polars frames.
@@ -41,7 +40,7 @@ class Lake:
         self._files = Files(catalogue.lake)
 
     @classmethod
-    def create(cls, path: Path | str) -> Lake:
+    def create(cls, path: layout.Place | str) -> Lake:
         """Make an empty lake, or open the one that is there to write to it.
 
         Raises
@@ -56,12 +55,12 @@ class Lake:
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: Path | str, as_of: str | datetime | None = None) -> Lake:
+    def open(cls, path: layout.Place | str, as_of: str | datetime | None = None) -> Lake:
         """Open a lake as it is, or as it was.
 
         Parameters
         ----------
-        path : Path or str
+        path : Path, ObjectPath or str
             The lake.
         as_of : str or datetime, optional
             A :attr:`version`, or a time as ISO text or datetime; UTC if it has no zone.

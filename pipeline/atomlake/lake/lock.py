@@ -11,7 +11,6 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from atomlake.errors import BusyError
 from atomlake.lake import layout
@@ -21,12 +20,12 @@ LOCK = "run.lock"
 
 
 @contextmanager
-def alone(lake: Path | str, what: str = "run") -> Iterator[None]:
+def alone(lake: layout.Place | str, what: str = "run") -> Iterator[None]:
     """Hold the lake's lock; the kernel frees it when the process ends, however it ends.
 
     Parameters
     ----------
-    lake : Path or str
+    lake : Path, ObjectPath or str
         The lake.
     what : str
         Who holds it, for those who find it held.

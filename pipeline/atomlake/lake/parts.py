@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -144,12 +143,12 @@ def check_label_name(name: str) -> None:
         )
 
 
-def write_structures(lake: Path | str, part_id: str, structures: Structures) -> PartRecord:
+def write_structures(lake: layout.Place | str, part_id: str, structures: Structures) -> PartRecord:
     """Write the structures of a part; nobody sees them until the record is published.
 
     Parameters
     ----------
-    lake : Path or str
+    lake : Path, ObjectPath or str
         The lake.
     part_id : str
         A fresh ``uuid.uuid4().hex``.
@@ -194,7 +193,7 @@ def label_variable(label: Label) -> Variable:
 
 
 def read_structures(
-    lake: Path | str, part_id: str, rows: Sequence[int] | NDArray[np.int64] | None = None
+    lake: layout.Place | str, part_id: str, rows: Sequence[int] | NDArray[np.int64] | None = None
 ) -> Structures:
     """Read the structures of a part, or those at ``rows``, in that order.
 
@@ -228,7 +227,7 @@ class FeatureWriter:
 
     Parameters
     ----------
-    lake : Path or str
+    lake : Path, ObjectPath or str
         The lake.
     part_id : str
         The part.
@@ -260,7 +259,7 @@ class FeatureWriter:
 
     def __init__(
         self,
-        lake: Path | str,
+        lake: layout.Place | str,
         part_id: str,
         descriptor: Descriptor,
         gradients: Gradients,
@@ -380,7 +379,7 @@ class FeatureWriter:
 # ----- Descriptors
 
 
-def write_descriptor(lake: Path | str, descriptor: Descriptor) -> None:
+def write_descriptor(lake: layout.Place | str, descriptor: Descriptor) -> None:
     """Write labels and parameters of a descriptor once; do nothing if they are there.
 
     Raises
@@ -390,13 +389,15 @@ def write_descriptor(lake: Path | str, descriptor: Descriptor) -> None:
     """
     path = layout.descriptor_path(descriptor.descriptor_id)
     root = layout.resolve(lake, path)
-    if (root / "zarr.json").exists():
+    if (root / _FILES).exists():
         return
     labels = descriptor.labels()
+    # In a bucket nothing can be renamed: the list of the files comes last, and says it is whole.
     temporary = root.with_name(f".{root.name}-{uuid.uuid4().hex[:8]}")
+    written = temporary if isinstance(root, Path) else root
     with writing(lake, path):
         group = GroupWriter(
-            temporary,
+            written,
             descriptor.attributes
             | {
                 "format_version": layout.FORMAT_VERSION,
@@ -415,16 +416,17 @@ def write_descriptor(lake: Path | str, descriptor: Descriptor) -> None:
                 label.values,
             )
         files = [file._asdict() for file in group.close()]
-        (temporary / _FILES).write_text(json.dumps(files, indent=2))
-        try:
-            temporary.rename(root)
-        except OSError:
-            shutil.rmtree(temporary)
-            if not root.exists():
-                raise
+        (written / _FILES).write_bytes(json.dumps(files, indent=2).encode())
+        if isinstance(root, Path) and isinstance(written, Path):
+            try:
+                written.rename(root)
+            except OSError:
+                layout.remove(written)
+                if not root.exists():
+                    raise
 
 
-def read_descriptor(lake: Path | str, descriptor_id: str) -> xr.Dataset:
+def read_descriptor(lake: layout.Place | str, descriptor_id: str) -> xr.Dataset:
     """Read labels and parameters of a descriptor.
 
     Raises
