@@ -53,8 +53,14 @@ def seen(found: list[dict[str, Any]]) -> list[int]:
 @pytest.mark.parametrize("n_threads", [0, 1, 3])
 @pytest.mark.parametrize("memory_nbytes", [1, 2**12, 2**30])
 def test_batches_hold_what_the_views_hold(
-    lake: Lake, shuffle: Any, n_threads: int, memory_nbytes: int
+    lake: Lake,
+    shuffle: Any,
+    n_threads: int,
+    memory_nbytes: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Arrays that are kept whole: none, some, all.
+    monkeypatch.setattr("atomlake.lake.batches._WHOLE_NBYTES", memory_nbytes)
     features, gradients = lake.features("toy").load(), lake.gradients("toy").load()
     structures = lake.structures().load()
     where = {i: n for n, i in enumerate(structures.structure_id.values)}

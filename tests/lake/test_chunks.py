@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -223,3 +224,31 @@ def test_a_description_that_does_not_fit_the_file_raises(
     (tmp_path / GROUP / "zarr.json").write_text(json.dumps(document))
     with pytest.raises(LakeError, match="is missing or damaged"):
         Files(tmp_path).array(GROUP, "a").read()
+
+
+def test_a_chunk_may_be_compared_once_until_its_file_changes(
+    lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(lake, tmp_path / "lake")
+    path = next((tmp_path / "lake" / GROUP / "a2-float64" / "c").glob("0*"))
+    path = next(p for p in [path, *path.rglob("*")] if p.is_file())
+    files = Files(tmp_path / "lake")
+    array = files.array(GROUP, "a2-float64")
+    array.chunk(0, once=True)
+    compared: list[int] = []
+    value = google_crc32c.value
+    monkeypatch.setattr(
+        chunks.google_crc32c, "value", lambda content: compared.append(1) or value(content)
+    )
+    array.chunk(0, once=True)
+    assert not compared
+    array.chunk(0)
+    assert compared, "who does not ask for less has every chunk compared every time"
+    content = bytearray(path.read_bytes())
+    content[10] ^= 1
+    path.unlink()
+    path.write_bytes(content)
+    monkeypatch.setattr(chunks, "N_OPEN_FILES", 1)
+    files.array(GROUP, "a3-int32").read()
+    with pytest.raises(LakeError, match="CRC-32C"):
+        array.chunk(0, once=True)

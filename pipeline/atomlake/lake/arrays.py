@@ -157,6 +157,10 @@ class PartsArray(_LazyArray):
             self._fill(result[start : start + _WINDOW], window, tail)
         return result[0] if isinstance(rows, int | np.integer) else result
 
+    def values(self) -> Array:
+        """Read all rows."""
+        return np.asarray(self._outer((slice(None),) * len(self.shape)))
+
     def _fill(self, result: Array, positions: Integers, tail: list[Any]) -> None:
         part, rows = self.axis.locate(positions)
         for p, here in _by_value(part):

@@ -18,9 +18,9 @@ Shuffle = Literal["blocks", "all", "none"]
 
 #: Raw bytes of the runs of structures that ``shuffle="blocks"`` moves about as a whole.
 BLOCK_NBYTES = 2**22
-#: Raw bytes of decoded chunks of arrays with short rows, which many structures share.
-_SHORT_NBYTES = 2**26
-#: Arrays with longer rows than this are long.
+#: Raw bytes of arrays with short rows that are kept whole.
+_WHOLE_NBYTES = 2**26
+#: Arrays with longer rows than this are never kept whole.
 _SHORT_ROW_NBYTES = 512
 
 
@@ -170,8 +170,8 @@ class _Reader:
 
     def __init__(self, what: BatchArrays, memory_nbytes: int) -> None:
         self._what = what
-        self._long = _Chunks(memory_nbytes)
-        self._short = _Chunks(_SHORT_NBYTES)
+        self._chunks = _Chunks(memory_nbytes)
+        self._whole = _WholeArrays(what.arrays)
 
     def __call__(self, structures: Integers) -> dict[str, Array]:
         what = self._what
@@ -180,11 +180,19 @@ class _Reader:
         start = {
             dim: np.concatenate([[0], np.cumsum(n, dtype=np.int64)]) for dim, n in count.items()
         }
+        rows = {
+            dim: np.arange(start[dim][-1]) + np.repeat(first[dim] - start[dim][:-1], n)
+            for dim, n in count.items()
+        }
         batch: dict[str, Array] = {"structure": structures, "structure_offsets": start["atom"]}
         for name, array in what.arrays.items():
             dim = what.dims[name]
-            batch[name] = np.empty((start[dim][-1], *array.shape[1:]), array.dtype)
-            self._read(array, first[dim], start[dim], batch[name])
+            whole = self._whole.get(name)
+            if whole is not None:
+                batch[name] = whole.take(rows[dim], axis=0)
+            else:
+                batch[name] = np.empty((len(rows[dim]), *array.shape[1:]), array.dtype)
+                self._read(array, first[dim], start[dim], batch[name])
         if "pair" in what.bounds:
             # Both are stored as counted over the part.
             stored = batch["pair_offsets"][start["atom"][:-1]]
@@ -198,7 +206,6 @@ class _Reader:
         """Read the rows of each structure, which are consecutive rows of one part."""
         has_rows = np.flatnonzero(np.diff(start))
         part, row = array.axis.locate(first[has_rows])
-        chunks = self._short if _row_nbytes(array) <= _SHORT_ROW_NBYTES else self._long
         for p, at, begin, end in zip(
             part.tolist(),
             row.tolist(),
@@ -210,7 +217,40 @@ class _Reader:
             if stored is None:
                 out[begin:end] = np.nan
             else:
-                chunks.copy(stored, at, out[begin:end])
+                self._chunks.copy(stored, at, out, begin, end)
+
+
+class _WholeArrays:
+    """The arrays with the shortest rows, such as labels: whole in memory, where they fit.
+
+    Pickles as empty.
+    """
+
+    def __init__(self, arrays: Mapping[str, PartsArray]) -> None:
+        self._arrays = arrays
+        self._lock = Lock()
+        self._values: dict[str, Array] = {}
+        nbytes = {name: len(array.axis) * _row_nbytes(array) for name, array in arrays.items()}
+        fitting = sorted(nbytes, key=lambda name: _row_nbytes(arrays[name]))
+        total = np.cumsum([nbytes[name] for name in fitting])
+        self._names = {
+            name
+            for name, upto in zip(fitting, total, strict=True)
+            if upto <= _WHOLE_NBYTES and _row_nbytes(arrays[name]) <= _SHORT_ROW_NBYTES
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _WholeArrays, (self._arrays,)
+
+    def get(self, name: str) -> Array | None:
+        """Return all rows of an array, or None if it is not kept."""
+        values = self._values.get(name)
+        if values is None and name in self._names:
+            with self._lock:
+                if name not in self._values:
+                    self._values[name] = self._arrays[name].values()
+                values = self._values[name]
+        return values
 
 
 class _Chunks:
@@ -228,25 +268,33 @@ class _Chunks:
     def __reduce__(self) -> tuple[Any, ...]:
         return _Chunks, (self._most_nbytes,)
 
-    def copy(self, array: StoredArray, first: int, out: Array) -> None:
-        """Copy rows; a chunk of which all rows are wanted is decoded where they are wanted."""
+    def copy(self, array: StoredArray, row: int, out: Array, begin: int, end: int) -> None:
+        """Copy the rows from ``row`` on to ``out[begin:end]``.
+
+        A chunk of which all rows are wanted is decoded where they are wanted.
+        """
         n = array.chunk_rows
-        last = first + len(out)
-        for i in range(first // n, -(-last // n)):
-            start, stop = max(first, i * n), min(last, (i + 1) * n)
-            here = out[start - first : stop - first]
-            if stop - start == n:
-                array.chunk(i, here)
+        while begin < end:
+            i, first = divmod(row, n)
+            n_here = min(n - first, end - begin)
+            here = out[begin : begin + n_here]
+            if n_here == n:
+                array.chunk(i, here, once=True)
             else:
-                here[...] = self._chunk(array, i)[start - i * n : stop - i * n]
+                here[...] = self._chunk(array, i)[first : first + n_here]
+            begin += n_here
+            row += n_here
 
     def _chunk(self, array: StoredArray, i: int) -> Array:
+        key = (array.path, i)
         with self._lock:
-            slot = self._slots.setdefault((array.path, i), _Slot())
-            self._slots.move_to_end((array.path, i))
+            slot = self._slots.setdefault(key, _Slot())
+            self._slots.move_to_end(key)
+        if slot.chunk is not None:
+            return slot.chunk
         with slot.lock:
             if slot.chunk is None:
-                chunk = slot.chunk = array.chunk(i)
+                chunk = slot.chunk = array.chunk(i, once=True)
                 with self._lock:
                     self._nbytes += chunk.nbytes
                     while self._nbytes > self._most_nbytes and len(self._slots) > 1:

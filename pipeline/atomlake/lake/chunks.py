@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
-from numcodecs import Blosc, blosc
+from numcodecs import blosc
 from numpy.typing import NDArray
 
 from atomlake.buckets import ObjectPath
@@ -33,10 +33,11 @@ N_OPEN_FILES = 128
 READ_AHEAD_NBYTES = 2**24
 #: Arrays whose description one lake keeps, about a kilobyte each.
 N_KNOWN_ARRAYS = 2**15
+#: Files of which one lake keeps which chunks were compared, a byte for each chunk.
+N_COMPARED_FILES = 2**16
 
 # One thread decodes one chunk, and several threads several; zarr sets the same.
 blosc.use_threads = False
-_BLOSC = Blosc()
 _CRC_NBYTES = 4
 #: CRC-32C of whatever ends in its own CRC-32C.
 _RESIDUE = google_crc32c.value(google_crc32c.value(b"").to_bytes(_CRC_NBYTES, "little"))
@@ -60,6 +61,7 @@ class Files:
         self.lake = layout.place(lake)
         self._arrays: OrderedDict[tuple[str, str], StoredArray] = OrderedDict()
         self._open: OrderedDict[str, _File] = OrderedDict()
+        self._compared: OrderedDict[tuple[Any, ...], bytearray] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Files, (self.lake,)
@@ -107,10 +109,26 @@ class Files:
         """
         found = self._open.get(path)
         if found is None:
-            found = _File(self.lake, path, n_chunks)
+            found = _File(self, path, n_chunks)
             _remember(self._open, path, found, N_OPEN_FILES)
         else:
             _touch(self._open, path)
+        return found
+
+    def compared(self, identity: tuple[Any, ...], n_chunks: int) -> bytearray:
+        """Which chunks of a file have had their CRC-32C compared: 1 for those.
+
+        Parameters
+        ----------
+        identity : tuple
+            Another one for a file that was replaced or changed.
+        n_chunks : int
+            Chunks of the file.
+        """
+        found = self._compared.get(identity)
+        if found is None:
+            found = bytearray(n_chunks)
+            _remember(self._compared, identity, found, N_COMPARED_FILES)
         return found
 
 
@@ -145,8 +163,8 @@ def damaged(lake: layout.Place, path: str, problem: str) -> LakeError:
 class _File:
     """One open file: chunks of an array."""
 
-    def __init__(self, lake: layout.Place, path: str, n_chunks: int | None) -> None:
-        self.lake = lake
+    def __init__(self, files: Files, path: str, n_chunks: int | None) -> None:
+        self.lake = lake = files.lake
         self.path = path
         size = None if n_chunks is None else 16 * n_chunks + _CRC_NBYTES
         try:
@@ -155,6 +173,9 @@ class _File:
             nbytes = self._bytes.nbytes
         except OSError as error:
             raise damaged(lake, path, f"{type(error).__name__}: {error.strerror}") from error
+        self._compared: bytearray | None = None
+        if isinstance(self._bytes, _LocalBytes):
+            self._compared = files.compared((path, *self._bytes.identity), n_chunks or 1)
         if n_chunks is None or size is None:
             self._places = [(0, nbytes)]
         else:
@@ -162,14 +183,18 @@ class _File:
             places = np.frombuffer(content, "<u8").reshape(n_chunks, 2)
             self._places = [(int(first), int(n)) for first, n in places]
 
-    def chunk(self, i: int) -> memoryview:
-        """Encoded bytes of a chunk."""
+    def chunk(self, i: int, *, once: bool) -> memoryview:
+        """Encoded bytes of a chunk; ``once`` to compare those of a local file once."""
         first, nbytes = self._places[i]
         if first == _ABSENT:
             raise damaged(self.lake, self.path, f"chunk {i} was never written")
-        return self._checked(first, nbytes, f"chunk {i}")
+        is_known = once and self._compared is not None and bool(self._compared[i])
+        content = self._checked(first, nbytes, f"chunk {i}", compare=not is_known)
+        if self._compared is not None:
+            self._compared[i] = 1
+        return content
 
-    def _checked(self, first: int, nbytes: int, what: str) -> memoryview:
+    def _checked(self, first: int, nbytes: int, what: str, *, compare: bool = True) -> memoryview:
         """Read bytes that end in their CRC-32C, and return them without it."""
         try:
             content = self._bytes.read(nbytes, first) if first >= 0 else b""
@@ -177,7 +202,7 @@ class _File:
             raise damaged(self.lake, self.path, f"{what}: {error}") from error
         if len(content) != nbytes or nbytes <= _CRC_NBYTES:
             raise damaged(self.lake, self.path, f"{what} is cut off: the file is too short")
-        if google_crc32c.value(content) != _RESIDUE:
+        if compare and google_crc32c.value(content) != _RESIDUE:
             raise damaged(self.lake, self.path, f"{what} does not have its CRC-32C")
         return memoryview(content)[:-_CRC_NBYTES]
 
@@ -187,7 +212,10 @@ class _LocalBytes:
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.nbytes = os.fstat(self._descriptor).st_size
+        stat = os.fstat(self._descriptor)
+        self.nbytes = stat.st_size
+        #: Another one for a file that was replaced or changed.
+        self.identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
     def __del__(self, close: Any = os.close) -> None:
         if hasattr(self, "_descriptor"):
@@ -256,17 +284,21 @@ class StoredArray:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def chunk(self, i: int, out: Array | None = None) -> Array:
-        """Decode a chunk, all of its rows, into ``out`` (contiguous) or a new array."""
+    def chunk(self, i: int, out: Array | None = None, *, once: bool = False) -> Array:
+        """Decode a chunk, all of its rows, into ``out`` (contiguous) or a new array.
+
+        With ``once`` the CRC-32C of a chunk of a local file is compared the first time that
+        these :class:`Files` read it, and again if the file was changed or replaced.
+        """
         shard, inner = (i, 0) if self._shard_chunks is None else divmod(i, self._shard_chunks)
         file = self.files.file(f"{self.path}/c/{shard}{self._zeros}", self._shard_chunks)
-        content = file.chunk(inner)
+        content = file.chunk(inner, once=once)
         if out is None:
             out = np.empty((self.chunk_rows, *self.shape[1:]), self.dtype)
         if len(content) < 16 or int.from_bytes(content[4:8], "little") != out.nbytes:
             raise damaged(self.files.lake, file.path, f"chunk {inner} has another size")
         try:
-            _BLOSC.decode(content, out)
+            blosc.decompress(content, out)
         except (RuntimeError, ValueError) as error:
             raise damaged(self.files.lake, file.path, f"chunk {inner}: {error}") from error
         return out
