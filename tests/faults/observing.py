@@ -47,7 +47,9 @@ def _by_key(data: xr.Dataset, with_ids: bool) -> dict[str, str]:
     keys = [f"{source}:{key}" for source, key in names]
     assert len(set(keys)) == len(keys), f"a structure is shown twice: {sorted(keys)}"
     ids = [str(i) if with_ids else "" for i in data["structure_id"].values]
-    bounds = {"structure": np.arange(len(keys) + 1), "atom": data["structure_offsets"].values}
+    bounds = {"structure": np.arange(len(keys) + 1)}
+    if "structure_offsets" in data:
+        bounds["atom"] = data["structure_offsets"].values
     arrays = {
         str(name): (variable.dims[0], variable.values)
         for name, variable in sorted(data.variables.items())
