@@ -88,10 +88,13 @@ class Kept:
         raise AssertionError(f"{text!r} was not said in {seconds} s:\n" + "\n".join(self.lines))
 
     def wait_until_at_work(self, seconds):
-        """Wait until the catalogue says that a run is at work."""
-        end = time.monotonic() + seconds
-        while "running" not in Lake.open(self.workbench.folder / "kept").runs()["status"]:
+        """Wait until a run has planned and started: it opens its log then."""
+        logs = self.workbench.folder / "kept" / "logs"
+        seen, end = set(logs.iterdir()), time.monotonic() + seconds
+        while set(logs.iterdir()) == seen:
             assert time.monotonic() < end
+            time.sleep(0.01)
+        time.sleep(0.3)
 
     def running(self):
         """Processes of ``atomlake run`` that the schedule has started."""
