@@ -367,7 +367,7 @@ def measure_scheduler(n_workers: int, seconds: float, n_structures: int, rounds:
             cpu, start, before = time.process_time(), time.time(), peak_nbytes()
             spans: dict[str, list[tuple[float, float]]] = {}
             for unit, result in on_cluster(
-                client, units, folder, Limits(), n_workers, lambda event: None
+                client, units, folder, Limits(), n_workers, 10**9, lambda event: None
             ):
                 assert isinstance(result, UnitRecord), result
                 span = result.seconds["start"], result.seconds["stop"]

@@ -20,8 +20,8 @@ EMPTY = pl.DataFrame(
 
 
 def number(content):
-    """The hash of a content."""
-    return int.from_bytes(content.encode(), "big") << 100
+    """The hash of a content: what differs does so in high bits and in low ones."""
+    return int.from_bytes(content.encode(), "big") * (2**100 + 1)
 
 
 def records(*rows):
@@ -39,7 +39,7 @@ def records(*rows):
 
 def brought(now, known):
     """What changes in a lake that knows some structures, and the lake afterwards."""
-    changes = compare(now, known.drop("structure_id"))
+    changes = compare(now, [known.drop("structure_id")])
     twins = known.join(changes.new, on="record_hash", how="semi")
     new = told_apart("s", changes.new, twins.select("structure_id", "record_hash"))
     first = 1 + (known["sequence"].max() or 0)
@@ -158,3 +158,9 @@ def test_any_history_ends_with_exactly_the_last_records(history, matched_at_once
             settled, _ = brought(now, known)
             assert counts(settled) == (0, 0, 0)
             assert settled.n_unchanged == len(now)
+
+
+def test_nothing_is_left_where_every_record_is_gone():
+    changes, lake = brought(records(), ingest(A, B))
+    assert counts(changes) == (0, 0, 2)
+    assert lake.is_empty()

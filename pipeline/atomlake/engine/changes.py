@@ -2,14 +2,14 @@
 
 Ten million records are compared in numbers of fixed width: a hash is one of 16 bytes, a location
 one of a handful of names, and a structure of the lake the ``sequence`` of its row. Whatever is
-matched has equal content, so that the comparison falls into independent ranges of hashes, which
-bounds its memory.
+matched has equal content, and whatever is replaced the key of its successor, so that the comparison
+falls into independent ranges of hashes and then of keys, which bounds its memory.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import polars as pl
@@ -67,7 +67,7 @@ class Changes:
         )
 
 
-def compare(records: pl.DataFrame, known: pl.DataFrame) -> Changes:
+def compare(records: pl.DataFrame, known: Iterable[pl.DataFrame]) -> Changes:
     """Match the records of a source with the structures that the lake has of it.
 
     A record keeps its structure where location, key and content agree; else where its
@@ -80,46 +80,75 @@ def compare(records: pl.DataFrame, known: pl.DataFrame) -> Changes:
     records : DataFrame
         ``location``, ``key``, ``record_hash``, ``position`` of every record of the locations
         that were indexed, in order.
-    known : DataFrame
+    known : iterable of DataFrame
         ``sequence``, ``location``, ``key``, ``record_hash`` of every live structure of
-        these locations and of those that are gone; hashes are integers.
+        these locations and of those that are gone, some at a time; hashes are integers.
     """
-    matches = list(_in_ranges(records.with_row_index("row"), known))
-    moved, rows, left = (pl.concat(frames) for frames in zip(*matches, strict=True))
-    del matches
-    n_unchanged = len(known) - len(left) - len(moved)
-    rows = rows.sort("row")
-    new = records.select("location", "position", "record_hash")[rows["row"]]
-    new = new.with_columns(rows["nth"])
-    if left.is_empty():
-        new = new.with_columns(replaces=pl.lit(None, pl.Int64))
-    else:
-        place = ["location", "key"]
-        replaced = left.select(*place, replaces="sequence")
-        new = new.with_columns(records["key"][rows["row"]])
-        new = new.join(replaced, on=place, how="left", maintain_order="left").drop("key")
-    retired = left.join(new, left_on="sequence", right_on="replaces", how="anti")
+    n_ranges = 1 + len(records) // MATCHED_RECORDS
+    content = low_bits() % n_ranges
+    slices = [records.clear(), *records.iter_slices(MATCHED_RECORDS)]
+    ranges = pl.concat([some.select(range=content.cast(pl.UInt16)) for some in slices])
+    records = records.with_row_index("row").with_columns(ranges)
+    moved, new, left = [], [], []
+    n_known = 0
+    for i, structures in enumerate(_in_ranges(known, content, n_ranges)):
+        n_known += len(structures)
+        some = _match(records.filter(range=i).drop("range"), structures)
+        moved.append(some[0])
+        new.append(some[1])
+        left.append(some[2])
+    n_unchanged = n_known - sum(map(len, left)) - sum(map(len, moved))
+
+    place = pl.col("key").hash() % n_ranges
+    rows, retired = [], []
+    for ours, theirs in zip(
+        _in_ranges(_taken(new), place, n_ranges),
+        _in_ranges(_taken(left), place, n_ranges),
+        strict=True,
+    ):
+        replaced = theirs.rename({"sequence": "replaces"})
+        rows.append(ours.join(replaced, on=["location", "key"], how="left").drop("location", "key"))
+        kept = theirs.join(rows[-1], left_on="sequence", right_on="replaces", how="anti")
+        retired.append(kept["sequence"])
+    found = pl.concat(rows).sort("row")
     return Changes(
-        new=new,
-        moved=moved,
-        retired=retired["sequence"],
+        new=records.select("location", "position", "record_hash")[found["row"]].with_columns(
+            found["nth"], found["replaces"]
+        ),
+        moved=pl.concat(moved),
+        retired=pl.concat(retired),
         n_unchanged=n_unchanged,
     )
 
 
 def _in_ranges(
-    records: pl.DataFrame, known: pl.DataFrame
-) -> Iterator[tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]]:
-    """Yield what moved, which rows are new, and what is left of the lake, by ranges of hashes."""
-    n_ranges = 1 + max(len(records), len(known)) // MATCHED_RECORDS
-    for i in range(n_ranges):
-        is_in_range = pl.col("record_hash") % n_ranges == i
-        yield _match(records.filter(is_in_range), known.filter(is_in_range))
+    frames: Iterable[pl.DataFrame], number: pl.Expr, n_ranges: int
+) -> Iterator[pl.DataFrame]:
+    """Yield the rows of each number; of a range that was yielded nothing is kept.
+
+    There is at least one frame.
+    """
+    ranges: list[list[pl.DataFrame]] = [[] for _ in range(n_ranges)]
+    for frame in frames:
+        split = frame.with_columns(range=number).partition_by(
+            "range", as_dict=True, include_key=False
+        )
+        for i, rows in enumerate(ranges):
+            rows.append(split.get((i,), frame.clear()))
+    while ranges:
+        yield pl.concat(ranges.pop(0))
+
+
+def _taken(frames: list[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Yield frames that nobody else holds then."""
+    while frames:
+        yield frames.pop()
 
 
 def _match(
     records: pl.DataFrame, known: pl.DataFrame
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Return what moved, which rows are new, and what is left of the lake."""
     if len(known):
         same = records.join(known, on=RECORD, how="inner").select("location", "key", "sequence")
         records = records.join(same, on=["location", "key"], how="anti")
@@ -135,8 +164,8 @@ def _match(
             moved.append(match.select("sequence", "location", "key"))
             records = records.join(match, on=["location", "key"], how="anti")
             known = known.join(match, on="sequence", how="anti")
-    new = _numbered(records, ["location", "record_hash"]).select("row", "nth")
-    return pl.concat(moved), new, known
+    new = _numbered(records, ["location", "record_hash"]).select("row", "nth", "location", "key")
+    return pl.concat(moved), new, known.drop("record_hash")
 
 
 def _numbered(rows: pl.DataFrame, content: list[str]) -> pl.DataFrame:
@@ -144,6 +173,11 @@ def _numbered(rows: pl.DataFrame, content: list[str]) -> pl.DataFrame:
     if rows.select(content).n_unique() == len(rows):
         return rows.with_columns(nth=pl.lit(0, pl.UInt32))
     return rows.with_columns(nth=pl.int_range(pl.len(), dtype=pl.UInt32).over(content))
+
+
+def low_bits() -> pl.Expr:
+    """The lower half of each record's hash, which is as random as the whole."""
+    return pl.col("record_hash").cast(pl.UInt64, wrap_numerical=True)
 
 
 # ----- Identities

@@ -6,11 +6,13 @@ particular locations or parts: what a plan needs in memory grows with what chang
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 import polars as pl
 
 from atomlake.descriptors.base import Gradients
+from atomlake.engine.changes import low_bits
 from atomlake.engine.units import Speed, Task, killed_worker
 from atomlake.errors import SetAside
 from atomlake.lake import Lake
@@ -22,6 +24,9 @@ from atomlake.structures import CHECKS_VERSION
 _HASH = pl.col("record_hash").str.to_integer(base=16, dtype=pl.UInt128)
 #: The hash of no record, by all odds.
 _NO_HASH = pl.lit(0, pl.UInt128)
+
+#: Structures that are read from the catalogue at once.
+BATCH_STRUCTURES = 100_000
 
 #: Why a location is looked at again by every run: what was wrong may have passed.
 PASSING = ("unreadable", "too_slow", "too_large", "crashed_reader")
@@ -98,6 +103,13 @@ class Known:
         with reporting(self._lake.path if self._lake else "no lake"):
             return table.collect(engine="streaming")
 
+    def _batches(self, table: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+        """Evaluate a query whose result need not be whole in memory either."""
+        with reporting(self._lake.path if self._lake else "no lake"):
+            yield from table.collect_batches(
+                chunk_size=BATCH_STRUCTURES, maintain_order=False, engine="streaming"
+            )
+
     # ----- Locations
 
     def fingerprint(self, source: str, location: str, options: str) -> Fingerprint | None:
@@ -135,21 +147,23 @@ class Known:
 
     def structures(
         self, source: str, readable: Iterable[str], unreadable: Iterable[str], names: pl.Enum
-    ) -> pl.DataFrame:
-        """Live rows of some locations, as :func:`atomlake.engine.changes.compare` takes them.
+    ) -> Iterator[pl.DataFrame]:
+        """Yield live rows of some locations, for :func:`atomlake.engine.changes.compare`.
 
-        Of unreadable locations only the record that says so. ``names`` holds all of them. What
-        is to be tried again has a content that no record has.
+        The first frame has no rows. Of unreadable locations only the record that says so is
+        there. ``names`` holds all locations. What is to be tried again has a content that no
+        record has.
         """
         wanted = {**dict.fromkeys(unreadable, False), **dict.fromkeys(readable, True)}
+        schema = {"sequence": pl.Int64(), "location": names, "key": pl.String()}
+        yield pl.DataFrame(schema={**schema, "record_hash": pl.UInt128()})
         if not wanted.keys() & self.locations(source):
-            schema = {"sequence": pl.Int64(), "location": names, "key": pl.String()}
-            return pl.DataFrame(schema={**schema, "record_hash": pl.UInt128()})
+            return
         locations = pl.LazyFrame(
             {"location": list(wanted), "is_readable": list(wanted.values())},
             schema={"location": pl.String, "is_readable": pl.Boolean},
         )
-        return self._collect(
+        rows = (
             self._structures(source)
             .join(locations, on="location")
             .filter(pl.col("is_readable") | (pl.col("code") == "unreadable"))
@@ -160,13 +174,21 @@ class Known:
                 pl.when(self._is_obsolete).then(_NO_HASH).otherwise(_HASH).alias("record_hash"),
             )
         )
+        yield from self._batches(rows)
 
     def twins(self, source: str, hashes: pl.Series) -> pl.DataFrame:
-        """Live structures of a source with one of these contents."""
-        if not len(hashes) or not self.n_structures(source):
-            return pl.DataFrame(schema={"structure_id": pl.String, "record_hash": pl.UInt128})
-        rows = self._structures(source).select("structure_id", _HASH)
-        return self._collect(rows.join(hashes.to_frame().lazy(), on="record_hash", how="semi"))
+        """Live structures of a source with one of these contents, as far as 64 bits tell."""
+        found = [pl.DataFrame(schema={"structure_id": pl.String, "record_hash": pl.UInt128})]
+        if len(hashes) and self.n_structures(source):
+            # a sorted array, since a join would hold all that the lake has of the source
+            wanted = np.sort(hashes.to_frame().select(low_bits()).to_series().to_numpy())
+            rows = self._structures(source).select("structure_id", _HASH)
+            for some in self._batches(rows.with_columns(low=low_bits())):
+                ordered = some.sort("low")
+                low = ordered["low"].to_numpy()
+                place = np.searchsorted(wanted, low).clip(max=len(wanted) - 1)
+                found.append(ordered.drop("low").filter(wanted[place] == low))
+        return pl.concat(found)
 
     # ----- Parts
 
