@@ -367,7 +367,7 @@ def measure_scheduler(n_workers: int, seconds: float, n_structures: int, rounds:
             cpu, start, before = time.process_time(), time.time(), peak_nbytes()
             spans: dict[str, list[tuple[float, float]]] = {}
             for unit, result in on_cluster(
-                client, units, folder, Limits(), n_workers, 10**9, lambda event: None
+                client, units, str(lake.path), Limits(), n_workers, 10**9, lambda event: None
             ):
                 assert isinstance(result, UnitRecord), result
                 span = result.seconds["start"], result.seconds["stop"]
@@ -410,7 +410,7 @@ def sleeping_units(n: int, n_structures: int, seconds: float) -> list[Unit]:
                     source,
                     source.path,
                     Fingerprint(0, 0, ""),
-                    random.integers(0, 2**40, (n_structures, 2)),
+                    records_of_a_file(random.integers(380, 420, n_structures)),
                     numbered_keys(n_structures),
                     random.integers(0, 256, (n_structures, 16), dtype=np.uint8),
                     np.zeros(n_structures, np.uint32),
@@ -423,6 +423,11 @@ def sleeping_units(n: int, n_structures: int, seconds: float) -> list[Unit]:
         )
         for _ in range(n)
     ]
+
+
+def records_of_a_file(nbytes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return offsets and lengths of records that follow each other."""
+    return np.stack([np.cumsum(nbytes) - nbytes, nbytes], axis=1)
 
 
 def start_sleepers(address: str, n_workers: int, seconds: float) -> None:

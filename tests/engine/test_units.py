@@ -1,12 +1,17 @@
 """Units of work: cut within every limit, in order, nothing lost."""
 
+import pickle
+
 import numpy as np
+import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
 from atomlake.descriptors.base import Gradients
-from atomlake.engine.units import Task, costs, cut
+from atomlake.engine.tasks import UnitRecord
+from atomlake.engine.units import Piece, Task, costs, cut
 from atomlake.recipe import PartSize
+from atomlake.sources.base import Fingerprint, Source
 
 FUNCTIONS = {"cutoff": 4.0, "w2": [[0.5, 0.0]]}
 FEATURES = Task("symmetry_functions", FUNCTIONS, Gradients())
@@ -61,3 +66,30 @@ def test_measured_speed_replaces_the_estimate():
     descriptor_id = FEATURES.descriptor.descriptor_id
     slow = cost_of([10], speed={(descriptor_id, Gradients()): 2.0})
     assert 20 < slow.seconds[0] < 20.1
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**62), st.integers(0, 2**62)), max_size=20))
+def test_a_piece_reaches_a_worker_as_it_is(places):
+    n = len(places)
+    sent = Piece(
+        Source(path="f.extxyz"),
+        "f.extxyz",
+        Fingerprint(1, 2, "digest"),
+        np.array(places, np.int64).reshape(n, 2),
+        pl.Series([f"key {i}" for i in range(n)], dtype=pl.String),
+        np.arange(16 * n, dtype=np.uint8).reshape(n, 16),
+        np.arange(n, dtype=np.uint32),
+    )
+    arrived = pickle.loads(pickle.dumps(sent))
+    assert (arrived.source, arrived.location) == (sent.source, sent.location)
+    assert arrived.fingerprint == sent.fingerprint
+    assert arrived.keys.to_list() == sent.keys.to_list()
+    for name in ("locations", "record_hashes", "nth"):
+        np.testing.assert_array_equal(getattr(arrived, name), getattr(sent, name), strict=True)
+
+
+def test_a_record_reaches_the_driver_as_it_is():
+    rows = pl.DataFrame({"key": ["a", "b"], "labels": [["energy"], []]})
+    for structures in (rows, pl.DataFrame()):
+        sent = UnitRecord(structures, n_structures=len(structures))
+        assert pickle.loads(pickle.dumps(sent)).structures.equals(structures)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from atomlake import sources
 from atomlake.descriptors.base import Descriptor, Gradients, Rows, empty_rows
-from atomlake.engine.units import Piece, Unit
+from atomlake.engine.units import Piece, Unit, packed
 from atomlake.engine.versions import versions
 from atomlake.errors import LakeError, SetAside, SourceError
 from atomlake.kernels.compiled import load, warm_up
@@ -64,6 +64,12 @@ class UnitRecord:
     peak_nbytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     worker: str = field(default_factory=lambda: f"{socket.gethostname()} {os.getpid()}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"structures": packed(self.structures)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"structures": pl.read_ipc(state["structures"])})
 
     @property
     def paths(self) -> list[str]:

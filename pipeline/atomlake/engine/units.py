@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,6 +82,18 @@ class Piece:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The scheduler holds every unit that waits: all but the hashes compresses to little.
+        columns = {
+            "first": np.diff(self.locations[:, 0], prepend=0),
+            "second": self.locations[:, 1],
+            "key": self.keys,
+            "nth": self.nth,
+        }
+        hashes = np.ascontiguousarray(self.record_hashes)
+        where = self.source, self.location, self.fingerprint
+        return _unpacked, (*where, hashes, packed(pl.DataFrame(columns)))
+
     def described(self, records: Sequence[int], problems: Sequence[SetAside] = ()) -> pl.DataFrame:
         """What the catalogue says of some records, and why they are set aside if they are."""
         label = self.source.label
@@ -116,6 +129,27 @@ class Piece:
             record_hashes=self.record_hashes[chosen],
             nth=self.nth[chosen],
         )
+
+
+def _unpacked(
+    source: Source,
+    location: str,
+    fingerprint: Fingerprint | None,
+    record_hashes: NDArray[np.uint8],
+    columns: bytes,
+) -> Piece:
+    rows = pl.read_ipc(columns)
+    locations = np.stack([rows["first"].cum_sum(), rows["second"]], axis=1)
+    return Piece(
+        source, location, fingerprint, locations, rows["key"], record_hashes, rows["nth"].to_numpy()
+    )
+
+
+def packed(frame: pl.DataFrame) -> bytes:
+    """Compress a table, to be read by ``pl.read_ipc``."""
+    stream = BytesIO()
+    frame.write_ipc(stream, compression="zstd")
+    return stream.getvalue()
 
 
 @dataclass(frozen=True)
