@@ -7,8 +7,11 @@ aside as a whole, a bad lake stops everything.
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 from typing import ClassVar, NamedTuple
+
+_PASSWORDS = re.compile(r"(?<=://)([^/@:\s]*):\S*@|(?<=password=)[^&\s]+")
 
 
 class ExitCode(IntEnum):
@@ -87,3 +90,8 @@ class SetAside(NamedTuple):
 
     code: str
     reason: str
+
+
+def without_passwords(text: str) -> str:
+    """Blot out the passwords of the URLs in a message."""
+    return _PASSWORDS.sub(lambda found: "***" if found[1] is None else f"{found[1]}:***@", text)

@@ -28,7 +28,7 @@ from atomlake import clusters, descriptors
 from atomlake.clusters.base import Cluster
 from atomlake.clusters.local import Local
 from atomlake.descriptors.base import Descriptor, Gradients
-from atomlake.errors import RecipeError
+from atomlake.errors import RecipeError, without_passwords
 from atomlake.sources.base import Guard, Source
 
 if TYPE_CHECKING:
@@ -152,14 +152,22 @@ class PartSize(BaseModel):
 
 
 class Notification(BaseModel):
-    """Who is told that a scheduled run failed; the report is JSON."""
+    """Who is told that a scheduled run failed; the report is JSON.
+
+    Both may hold tokens, so the recipe that the catalogue keeps is without them.
+    """
 
     model_config = _STRICT
 
     command: str | None = Field(
-        default=None, description="Shell command that gets the report on its standard input."
+        default=None,
+        exclude=True,
+        repr=False,
+        description="Shell command that gets the report on its standard input.",
     )
-    webhook: AnyHttpUrl | None = Field(default=None, description="URL that the report is sent to.")
+    webhook: AnyHttpUrl | None = Field(
+        default=None, exclude=True, repr=False, description="URL that the report is sent to."
+    )
 
 
 class Schedule(BaseModel):
@@ -311,7 +319,8 @@ def parse(text: str, name: str = "recipe") -> Recipe:
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
-        raise RecipeError(f"{name}{line}: not valid YAML: {problem}") from problem
+        message = without_passwords(f"not valid YAML: {problem}")
+        raise RecipeError(f"{name}{line}: {message}") from None
     if not isinstance(content, dict):
         raise RecipeError(
             f"{name}: a recipe is a mapping with the keys {list(Recipe.model_fields)}"
@@ -406,7 +415,7 @@ def _explain(
             message = "this key is required"
         elif item["type"] != "value_error":
             message = f"{message}, but it is {item['input']!r}"
-        yield Problem(_line(lines, key), _dotted(key), message)
+        yield Problem(_line(lines, key), _dotted(key), without_passwords(message))
 
 
 def _place(location: Key, content: dict[str, Any]) -> tuple[Key, list[str]]:

@@ -41,7 +41,10 @@ class Remote(Cluster):
         description="Folder that driver and workers both see, for certificates and logs.",
     )
     environment: dict[str, str] = Field(
-        default_factory=dict, description="Environment variables of the workers."
+        default_factory=dict,
+        exclude=True,
+        repr=False,
+        description="Environment variables of the workers; the catalogue does not keep them.",
     )
 
     @property

@@ -87,7 +87,8 @@ def locations(
                 index, n_before, species = reader.index(), 0, ()
             if wants_species:
                 species = tuple(sorted({*(species or ()), *reader.species(index)}))
-            reader.require(now)
+            if not reader.has_snapshots:
+                reader.require(now)
             yield LocationState(
                 source, location, now, index, species if wants_species else None, n_before
             )

@@ -23,6 +23,7 @@ _REGISTRY: Registry[Reader] = Registry(
         "extxyz": "atomlake.sources.extxyz:ExtendedXyz",
         "ase_sqlite": "atomlake.sources.ase_sqlite:AseSqlite",
         "ase_database": "atomlake.sources.ase_database:AseDatabase",
+        "ase_server": "atomlake.sources.ase_server:AseServer",
         "ase_collection": "atomlake.sources.collections:AseCollection",
         "ase": "atomlake.sources.ase_formats:AseFormat",
     },
@@ -31,7 +32,7 @@ _REGISTRY: Registry[Reader] = Registry(
 #: Reads what no pattern of another format claims, by ase's own guess.
 _FALLBACK = "ase"
 #: Ends of file names that accompany a database and hold no structures themselves.
-_COMPANIONS = ("-wal", "-shm", "-journal", ".lock")
+_COMPANIONS = ("-wal", "-shm", "-journal", ".lock", "-lock")
 
 
 names = _REGISTRY.names

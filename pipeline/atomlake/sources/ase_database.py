@@ -1,12 +1,11 @@
-"""ASE databases other than SQLite files: JSON files, LMDB files and database servers."""
+"""ASE databases in JSON files and LMDB files."""
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 import ase.db
 import numpy as np
@@ -18,7 +17,7 @@ from atomlake.sources import labels
 from atomlake.sources.base import (
     Batch,
     FileIndex,
-    Fingerprint,
+    Guard,
     LabelKeys,
     Reader,
     ReadResult,
@@ -29,46 +28,30 @@ from atomlake.sources.base import (
 )
 from atomlake.sources.guarded import guarded
 
-_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
-
 
 class AseDatabase(Reader):
-    """What :func:`ase.db.connect` opens and :class:`AseSqlite` does not read.
+    """Files that :func:`ase.db.connect` opens and :class:`AseSqlite` does not read.
 
-    Servers and LMDB files need the package ``ase-db-backends``. Labels are found as in
-    SQLite files: energy, forces and stress as ase stores them, a key that the recipe names
-    also among the key-value pairs and in the ``data`` of the row.
+    LMDB files need the package ``ase-db-backends``. Labels are found as in SQLite files:
+    energy, forces and stress as ase stores them, a key that the recipe names also among the
+    key-value pairs and in the ``data`` of the row.
     """
 
     format: ClassVar[str] = "ase_database"
-    title: ClassVar[str] = "ASE database in a JSON or LMDB file or on a server"
-    patterns: ClassVar[tuple[str, ...]] = (
-        "*.json",
-        "*.aselmdb",
-        "postgresql://*",
-        "postgres://*",
-        "mysql://*",
-        "mariadb://*",
-    )
+    title: ClassVar[str] = "ASE database in a JSON or LMDB file"
+    patterns: ClassVar[tuple[str, ...]] = ("*.json", "*.aselmdb")
     has_select: ClassVar[bool] = True
-
-    def fingerprint(self, known: Fingerprint | None = None) -> Fingerprint:
-        """Return the state; that of a server is the number, last id and last change of rows."""
-        if "://" not in self.location:
-            return super().fingerprint(known)
-        (state,) = self._guarded(read_state)
-        return Fingerprint(0, 0, hashlib.blake2b(state.encode(), digest_size=16).hexdigest())
 
     def index(self) -> FileIndex:
         """List the rows that the source selects; see :class:`atomlake.sources.base.Reader`."""
         batch = Batch()
         ids: list[int] = []
-        for row_id, record in self._guarded(read_rows, self.source.labels, self.source.select):
+        for row_id, record in self._rows(None):
             batch.add(len(ids), record)
             ids.append(row_id)
         if not ids:
             raise SourceError(
-                f"{_without_password(self.location)} has no row"
+                f"{self.location} has no row"
                 + (f" that fits {self.source.select!r}" if self.source.select else "")
             )
         locations = np.array([(row_id, 0) for row_id in ids], dtype=np.int64)
@@ -84,8 +67,7 @@ class AseDatabase(Reader):
         for position, row_id in enumerate(locations[:, 0].tolist()):
             wanted.setdefault(row_id, []).append(position)
         if wanted:
-            span = [("id", ">=", min(wanted)), ("id", "<=", max(wanted))]
-            for row_id, record in self._guarded(read_rows, self.source.labels, span):
+            for row_id, record in self._rows(sorted(wanted)):
                 for position in wanted.pop(row_id, ()):
                     batch.add(position, record)
         for row_id, positions in wanted.items():
@@ -94,67 +76,89 @@ class AseDatabase(Reader):
                 batch.set_aside(position, problem)
         return batch.result(content_hashes(self.record_salt))
 
-    def _guarded(self, function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
+    def _rows(self, ids: Sequence[int] | None) -> Iterator[tuple[int, Record | SetAside]]:
+        """Yield the rows with these ids, or those that the source selects."""
+        guard = self.guard
+        if is_lmdb(self.location):
+            # All of the file is mapped into memory that need not be there.
+            guard = guard._replace(nbytes=guard.nbytes + sum(f.stat().st_size for f in self.files))
+        select = self.source.select if ids is None else None
+        return self._guarded(guard, read_rows, self.location, self.source.labels, select, ids)
+
+    def _guarded(
+        self, guard: Guard, function: Callable[..., Iterator[Any]], *arguments: Any
+    ) -> Iterator[Any]:
         try:
-            yield from guarded(self.guard, self.location, function, self.location, *arguments)
+            yield from guarded(guard, self.location, function, *arguments)
         except Unreadable as error:
             raise SourceError(
-                f"{_without_password(self.location)} cannot be read as an ASE database: {error}"
+                f"{self.location} cannot be read as an ASE database: {error}"
             ) from error
 
 
+def is_lmdb(location: str) -> bool:
+    """Whether a file is one of LMDB, by its name."""
+    return location.lower().endswith(".aselmdb")
+
+
 def read_rows(
-    location: str, keys: LabelKeys, select: str | list[tuple[str, str, int]] | None
+    location: str, keys: LabelKeys, select: str | None, ids: Sequence[int] | None
 ) -> Iterator[tuple[int, Record | SetAside]]:
-    """Yield the id of each row that ``select`` takes, and what it holds.
+    """Yield the id of each row that is wanted, and what it holds.
+
+    Parameters
+    ----------
+    location : str
+        The file.
+    keys : LabelKeys
+        Labels that are wanted.
+    select : str or None
+        Selection of ``ase.db``; None for all rows.
+    ids : sequence of int or None
+        Rows that are wanted, ascending; None for all.
 
     Raises
     ------
     SourceError
         If the database cannot be read.
     """
-    with _connected(location) as database:
-        for row in database.select(select):
-            yield row.id, _record(row, keys)
-
-
-def read_state(location: str) -> Iterator[str]:
-    """Yield a text that differs if the rows of a server do.
-
-    Raises
-    ------
-    SourceError
-        If the database cannot be read.
-    """
-    with _connected(location) as database, database.managed_connection() as connection:
-        cursor = connection.cursor()
-        cursor.execute("SELECT COUNT(*), MAX(id), MAX(mtime) FROM systems")
-        yield repr(tuple(cursor.fetchone()))
-
-
-def _without_password(text: str) -> str:
-    return _PASSWORD.sub(r"\1:***@", text)
+    with reported(location):
+        # A file that is opened for writing would be locked against whoever writes.
+        how = {"type": "aselmdb", "readonly": True} if is_lmdb(location) else {"type": "json"}
+        database = ase.db.connect(location, use_lock_file=False, **how)
+        if ids is None:
+            rows = database.select(select)
+        elif is_lmdb(location):
+            present = set(database.ids)
+            rows = (database.get(row_id) for row_id in ids if row_id in present)
+        else:
+            rows = database.select([("id", ">=", ids[0]), ("id", "<=", ids[-1])])
+        for row in rows:
+            yield row.id, record_of_row(row, keys)
 
 
 @contextmanager
-def _connected(location: str) -> Iterator[Any]:
-    """Open the database; whatever ase or a driver raises becomes a reason."""
-    name = _without_password(location)
+def reported(location: str, password: str | None = None) -> Iterator[None]:
+    """Turn whatever ase or a driver raises into a reason that does not hold the password."""
     try:
-        with ase.db.connect(location, use_lock_file=False) as database:
-            yield database
+        yield
     except (SourceError, MemoryError):
         raise
     except ModuleNotFoundError as error:
         raise SourceError(
-            f"{name} needs the package ase-db-backends ({error}); install it"
+            f"{location} needs the package ase-db-backends ({error}); "
+            "install it: pip install 'atomlake[databases]'"
         ) from error
     except Exception as error:
-        problem = _without_password(f"{type(error).__name__}: {error}")[:200]
-        raise SourceError(f"{name} cannot be read as an ASE database ({problem})") from None
+        problem = " ".join(f"{type(error).__name__}: {error}".split())
+        for secret in filter(None, (password, password and quote(password, safe=""))):
+            problem = problem.replace(secret, "***")
+        raise SourceError(
+            f"{location} cannot be read as an ASE database ({problem[:200]})"
+        ) from None
 
 
-def _record(row: AtomsRow, keys: LabelKeys) -> Record | SetAside:
+def record_of_row(row: AtomsRow, keys: LabelKeys) -> Record | SetAside:
     """Take what is wanted from a row, of which ase hands on whatever a file holds."""
     named = {keys.energy, keys.forces, keys.stress, *keys.structure, *keys.atom}
 

@@ -53,10 +53,10 @@ REFUSED = {
     "gaussian-in": "it names another file, which ase would open",
     "gpw": "old ones are handed to GPAW; convert it with ase to .traj",
     "json": "it is read by the format ase_database, whose files end in .json",
-    "mysql": "it is read by the format ase_database",
+    "mysql": "it is read by the format ase_server",
     "octopus-in": "it names another file, which ase would open",
     "onetep-in": "it names other files, which ase would open",
-    "postgresql": "it is read by the format ase_database",
+    "postgresql": "it is read by the format ase_server",
     "xyz": "it is read by the format extxyz, whose files end in .xyz or .extxyz",
 }
 

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 
 from atomlake.errors import SetAside, SourceError
 from atomlake.structures import LABELS, Floats, Structures
 
 #: Records read at once while looking for species, to bound memory.
 SPECIES_BATCH = 1000
+
+
+#: What a URL says before its host: scheme, user, password.
+_CREDENTIALS = re.compile(r"([A-Za-z][\w+.-]*://)([^:/@]*):(.*)@")
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 class LabelKeys(BaseModel):
@@ -58,7 +67,8 @@ class Source(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str = Field(
-        description="A file, a glob, a folder, a database URL, or ase:NAME for a collection "
+        description="A file, a glob, a folder, a database URL (its password is not kept; "
+        "${NAME} in its place is taken from the environment), or ase:NAME for a collection "
         "that ships inside ase (ase:g2, ase:s22, ase:dcdft, ase:elements)."
     )
     format: str = Field(default="auto", description="Registered format, or auto by file name.")
@@ -70,10 +80,55 @@ class Source(BaseModel):
     )
     labels: LabelKeys = LabelKeys()
 
+    # Beside the fields, so that nothing that is printed, logged or stored of a source holds it.
+    _password: SecretStr | None = PrivateAttr(default=None)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep_password_apart(cls, value: Any, validate: Callable[[Any], Source]) -> Source:
+        password = None
+        if isinstance(value, Mapping) and isinstance(value.get("path"), str):
+            path = value["path"]
+            if found := _CREDENTIALS.match(path):
+                scheme, user, password = found.groups()
+                path = f"{scheme}{user}{'@' if user else ''}{path[found.end() :]}"
+            if "://" in path and "password=" in path:
+                raise ValueError(
+                    "a password among the parameters of a URL would be stored with it; write "
+                    "user:${NAME}@host, where NAME is a variable of the environment"
+                )
+            value = {**value, "path": path}
+        source = validate(value)
+        if password is not None:
+            source._password = SecretStr(password)
+        return source
+
     @property
     def label(self) -> str:
         """The name under which the lake knows this source."""
         return self.name or self.path
+
+    @property
+    def password(self) -> str | None:
+        """The password of a database that the path held, where it says ``${NAME}`` that variable.
+
+        Raises
+        ------
+        SourceError
+            If the environment has no such variable.
+        """
+        if self._password is None:
+            return None
+        text = self._password.get_secret_value()
+        if (variable := _VARIABLE.fullmatch(text)) is None:
+            return unquote(text)
+        try:
+            return os.environ[variable[1]]
+        except KeyError:
+            raise SourceError(
+                f"the password of {self.path} is to be in the variable {variable[1]}, which the "
+                f"environment on {socket.gethostname()} does not have"
+            ) from None
 
 
 class Guard(NamedTuple):
@@ -203,6 +258,9 @@ class Reader(ABC):
     patterns: ClassVar[tuple[str, ...]] = ()
     #: Whether a source's ``select`` has a meaning.
     has_select: ClassVar[bool] = False
+    #: Whether :meth:`index` sees one state of the location, whatever is written meanwhile. What
+    #: was written since the fingerprint was taken then is found again by the next run.
+    has_snapshots: ClassVar[bool] = False
     #: Raised whenever the same record is read differently.
     version: ClassVar[int] = 1
 
