@@ -17,7 +17,7 @@ grant)
   exit 0 ;;
 stop)
   [ ! -s "$folder/postgres/postmaster.pid" ] ||
-    runuser -u postgres -- "$(binaries)/pg_ctl" -D "$folder/postgres" -s -m immediate stop
+    kill -QUIT "$(head -1 "$folder/postgres/postmaster.pid")"
   [ ! -s "$folder/mariadb.run/pid" ] || kill "$(cat "$folder/mariadb.run/pid")"
   exit 0 ;;
 esac

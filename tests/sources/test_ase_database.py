@@ -1,4 +1,4 @@
-"""Databases that go through ase.db: JSON files, and servers as far as there is none here."""
+"""Databases in files that go through ase.db: JSON and LMDB."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from atomlake.errors import SourceError
 from atomlake.sources.ase_database import AseDatabase
-from atomlake.sources.base import LabelKeys, Source
+from atomlake.sources.base import Source
 
 
-@pytest.fixture
-def database(tmp_path):
-    path = tmp_path / "some.json"
+@pytest.fixture(params=["json", "aselmdb"])
+def database(request, tmp_path):
+    if request.param == "aselmdb":
+        pytest.importorskip("ase_db_backends")
+    path = tmp_path / f"some.{request.param}"
     connection = ase.db.connect(path)
     for k, atoms in enumerate([bulk("Cu"), molecule("CH4"), bulk("Si")]):
         forces = np.full((len(atoms), 3), float(k))
@@ -56,10 +58,36 @@ def test_select_and_rows_in_any_order(look_at, database):
         look_at(database, select="a==b==c")
 
 
-def test_a_row_that_holds_no_structure(look_at, database):
-    text = database.read_text().replace('"positions"', '"nonsense"', 1)
-    database.write_text(text)
-    assert look_at(database).codes == {0: "malformed"}
+def test_a_row_that_holds_no_structure(look_at, tmp_path):
+    path = tmp_path / "one.json"
+    ase.db.connect(path).write(bulk("Cu"))
+    path.write_text(path.read_text().replace('"positions"', '"nonsense"', 1))
+    assert look_at(path).codes == {0: "malformed"}
+
+
+def test_a_row_of_lmdb_that_is_gone(look_at, tmp_path):
+    pytest.importorskip("ase_db_backends")
+    path = tmp_path / "some.aselmdb"
+    connection = ase.db.connect(path)
+    for name in ("H2O", "CH4", "NH3"):
+        connection.write(molecule(name))
+    found = look_at(path)
+    connection.delete([2])
+    assert found.reader.read(found.index.locations).set_aside[1].code == "missing"
+    assert look_at(path).index.keys.to_list() == ["1", "3"]
+
+
+def test_a_writer_of_lmdb_is_not_held_up(tmp_path):
+    """Opened for writing, the file would be locked for as long as it is read."""
+    pytest.importorskip("ase_db_backends")
+    path = tmp_path / "some.aselmdb"
+    connection = ase.db.connect(path)
+    connection.write(bulk("Cu"))
+    connection.write(bulk("Si"))
+    rows = AseDatabase(str(path), Source(path=str(path)), tmp_path)._rows(None)
+    assert next(rows)[0] == 1
+    connection.write(bulk("Ag"))
+    assert [row_id for row_id, _ in rows] == [2]
 
 
 @pytest.mark.parametrize(
@@ -78,34 +106,3 @@ def test_a_row_that_holds_no_structure(look_at, database):
 def test_what_is_no_database_is_refused(look_at, write, content):
     with pytest.raises(SourceError, match="cannot be read as an ASE database"):
         look_at(write(content, "other.json"))
-
-
-def test_a_server_without_its_driver_says_what_to_install(tmp_path):
-    url = "postgresql://user:secret@nowhere:5432/name"
-    reader = AseDatabase(url, Source(path=url), tmp_path)
-    with pytest.raises(SourceError, match=r"user:\*\*\*@nowhere.*ase-db-backends") as caught:
-        reader.index()
-    assert "secret" not in str(caught.value)
-
-
-def test_a_server_goes_the_same_way(tmp_path, monkeypatch, unguarded):
-    """An SQLite file stands for the server, whose driver has the same interface."""
-    server = ase.db.connect(tmp_path / "server.db")
-    with server:
-        server.write(bulk("Cu"), hull=1.0)
-        server.write(molecule("H2O"), hull=2.0)
-    monkeypatch.setattr(ase.db, "connect", lambda url, use_lock_file: server)
-    url = "mysql://user:secret@host/name"
-    source = Source(path=url, select="hull>0", labels=LabelKeys(energy="hull"))
-    reader = AseDatabase(url, source, tmp_path)
-    index = reader.index()
-    assert index.keys.to_list() == ["1", "2"]
-    result = reader.read(index.locations[1:])
-    assert result.structures.numbers.tolist() == [8, 1, 1]
-    assert result.structures.structure_labels["energy"].tolist() == [2.0]
-    state = reader.fingerprint()
-    assert state[:2] == (0, 0)
-    assert reader.fingerprint(state) == state
-    with server:
-        server.update(1, hull=3.0)
-    assert reader.fingerprint(state) != state

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import batched
 from typing import Any, ClassVar
 from urllib.parse import quote, unquote, urlsplit
@@ -155,8 +155,9 @@ def _transaction(location: str, password: str | None) -> Iterator[tuple[Any, Any
     """Open a database and begin to read one state of it; whatever fails becomes a reason."""
     with reported(location, password):
         database = _database(location, password)
-        with database:
-            cursor = database.connection.cursor()
+        # Closed without leaving the database, which would commit, or call what psycopg has not.
+        with closing(database.__enter__().connection) as connection:
+            cursor = connection.cursor()
             cursor.execute(_BEGIN[database.type])
             yield database, cursor
 
@@ -166,9 +167,10 @@ def _database(location: str, password: str | None) -> Any:
     url = urlsplit(location)
     if url.scheme.startswith("postgres"):
         if password is not None:
-            user, _, host = url.netloc.rpartition("@")
-            url = url._replace(netloc=f"{user}:{quote(password, safe='')}@{host}")
-        return ase.db.connect(url.geturl())
+            user, _, place = url.netloc.rpartition("@")
+            credentials = f"{user}:{quote(password, safe='')}@{place}"
+            location = location.replace(f"://{url.netloc}", f"://{credentials}", 1)
+        return ase.db.connect(location)
     if not (url.username and url.hostname and url.path.strip("/")):
         raise SourceError(f"{location}: expected mysql://user:password@host:port/database")
     # What ase itself makes of an address knows neither defaults nor escapes.
