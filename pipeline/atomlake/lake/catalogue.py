@@ -32,7 +32,7 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from atomlake.errors import BusyError, LakeError
-from atomlake.lake import layout
+from atomlake.lake import layout, statements
 from atomlake.lake.parts import FeaturesRecord, PartRecord
 
 _FILES = pl.List(pl.Struct({"name": pl.String, "nbytes": pl.Int64, "crc32": pl.Int64}))
@@ -149,6 +149,8 @@ _SUBJECT: Mapping[str, Sequence[str]] = {
 }
 #: Property of a table: the first version that was not purged.
 _OLDEST = "atomlake.oldestVersion"
+#: Member of an entry of the log of runs: versions that the other tables had.
+_VERSIONS = "atomlake.versions"
 #: Commits by others that one commit gives way to before it gives up.
 _ATTEMPTS = 1000
 
@@ -383,7 +385,10 @@ class Catalogue:
 
     def publish_run(self, run: Mapping[str, Any]) -> None:
         """Record the start or the end of a run; keys are columns of the table."""
-        self._append("runs", _conform("runs", pl.DataFrame([dict(run)])))
+        with reporting(self.lake):
+            versions = {name: _open(self.lake, name).version() for name in TABLES if name != "runs"}
+        rows = _conform("runs", pl.DataFrame([dict(run)]))
+        self._append("runs", rows, metadata={_VERSIONS: json.dumps(versions)})
 
     def publish_sources(self, sources: pl.DataFrame) -> None:
         """Record that these states of files are completely reflected by ``structures``."""
@@ -410,11 +415,43 @@ class Catalogue:
                 shown = _rewrite(self.lake, name, horizon, parts_shown)
                 if name == "structures":
                     parts_shown = shown["part_id"].unique()
-                _forget_versions(self.lake, name, older_than)
+                _forget_versions(self.lake, name, older_than, shown)
 
-    def _append(self, name: str, rows: pl.DataFrame, check: _Check | None = None) -> None:
+    def damage(self) -> Iterator[tuple[str, str]]:
+        """Compare the tables with what their commits state; yield the table and what is wrong."""
+        for name in TABLES:
+            with reporting(self.lake):
+                table = self._table(name)
+                commits = sorted(table.history(), key=lambda commit: int(commit["version"]))
+                commits = [c for c in commits if int(c["version"]) <= self.versions[name]]
+                properties = table.metadata().configuration
+                newest = {other: _open(self.lake, other).version() for other in TABLES}
+                rows = self.log(name).collect()
+            found = [int(commit["version"]) for commit in commits]
+            first = min(found, default=0) if _OLDEST in properties else 0
+            if found != list(range(first, self.versions[name] + 1)):
+                yield name, "an entry of its log is gone"
+            stated = [properties[statements.KEY]] if statements.KEY in properties else []
+            stated = [c[statements.KEY] for c in commits if statements.KEY in c] + stated
+            try:
+                for problem in statements.unlike_stated(rows, stated):
+                    yield name, problem
+                for commit in commits:
+                    for other, version in json.loads(commit.get(_VERSIONS, "{}")).items():
+                        if newest.get(other, version) < version:
+                            yield other, f"it had version {version} and has {newest[other]}"
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
+                yield name, f"what its log states cannot be read ({error!r})"
+
+    def _append(
+        self,
+        name: str,
+        rows: pl.DataFrame,
+        check: _Check | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         with reporting(self.lake):
-            self._appender(name).append(rows, check)
+            self._appender(name).append(rows, check, metadata)
 
     def _appender(self, name: str) -> _Appender:
         if name not in self._appenders:
@@ -482,20 +519,29 @@ class _Appender:
         self._base = self._sequence = _newest_sequence(_scan(lake, name, base))
         self._others: set[str] = set()
 
-    def append(self, rows: pl.DataFrame, check: _Check | None = None) -> None:
-        """Commit ``rows``, unless ``check`` refuses them."""
+    def append(
+        self,
+        rows: pl.DataFrame,
+        check: _Check | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Commit ``rows``, unless ``check`` refuses them, with more members of the log's entry."""
         if rows.is_empty():
             return
         for _ in range(_ATTEMPTS):
             self.check(rows, check)
             first = max(time.time_ns(), self._sequence + 1)
+            numbered = rows.with_columns(sequence=first + pl.int_range(len(rows)))
             try:
                 write_deltalake(
                     self._table,
-                    rows.with_columns(sequence=first + pl.int_range(len(rows))),
+                    numbered,
                     mode="append",
-                    # Not retried on top of a version that nobody has looked at.
-                    commit_properties=CommitProperties(max_commit_retries=0),
+                    commit_properties=CommitProperties(
+                        {statements.KEY: statements.state(numbered), **(metadata or {})},
+                        # Not retried on top of a version that nobody has looked at.
+                        max_commit_retries=0,
+                    ),
                 )
             except CommitFailedError:
                 if not self._arrived(rows["run_id"][0], first):
@@ -576,7 +622,9 @@ def _rewrite(
                 table,
                 shown,
                 mode="overwrite",
-                commit_properties=CommitProperties(max_commit_retries=0),
+                commit_properties=CommitProperties(
+                    {statements.KEY: statements.state(shown, is_all=True)}, max_commit_retries=0
+                ),
             )
             return shown
     raise LakeError(f"{_ATTEMPTS} times another process committed to {table.table_uri} first")
@@ -600,8 +648,13 @@ def _shown_since(
     )
 
 
-def _forget_versions(lake: layout.Place, name: str, older_than: timedelta) -> None:
-    """Remove files and versions of a table that were replaced longer ago than ``older_than``."""
+def _forget_versions(
+    lake: layout.Place, name: str, older_than: timedelta, shown: pl.DataFrame
+) -> None:
+    """Remove files and versions of a table that were replaced longer ago than ``older_than``.
+
+    The table keeps what the entries of its log stated about its rows.
+    """
     table = _open(lake, name)
     oldest = _version_at(table, datetime.now(UTC) - older_than)
     table.vacuum(
@@ -612,7 +665,12 @@ def _forget_versions(lake: layout.Place, name: str, older_than: timedelta) -> No
     table = _open(lake, name)
     duration = f"interval {math.ceil(older_than.total_seconds())} seconds"
     table.alter.set_table_properties(
-        {"delta.logRetentionDuration": duration, _OLDEST: str(oldest)}, raise_if_not_exists=False
+        {
+            "delta.logRetentionDuration": duration,
+            _OLDEST: str(oldest),
+            statements.KEY: statements.state(shown, is_all=True),
+        },
+        raise_if_not_exists=False,
     )
     table = _open(lake, name)
     table.create_checkpoint()
@@ -696,7 +754,8 @@ def reporting(lake: layout.Place | str) -> Iterator[None]:
             f"{lake} lacks a table ({error}): its creation was interrupted, or the table was "
             "deleted; run a recipe on the lake, or restore it from a copy"
         ) from error
-    except (DeltaError, OSError, pl.exceptions.PolarsError) as error:
+    # Polars panics where the bytes of a parquet file make no sense.
+    except (DeltaError, OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise LakeError(
             f"the catalogue of {lake} cannot be used ({type(error).__name__}: {error})"
         ) from error

@@ -94,6 +94,8 @@ def verify(lake: Lake, *, deep: bool = False) -> Verification:
         structures = lake.catalogue.structures().collect()
         parts = lake.catalogue.parts().collect()
         features = lake.catalogue.features().collect()
+    for table, problem in lake.catalogue.damage():
+        report.problems.append(Problem("damaged_table", layout.table_path(table), problem))
     ok = structures.filter(pl.col("status") == "ok")
     report.problems += _check_tables(structures, ok, parts, features)
     rows_of = {key[0]: rows for key, rows in ok.partition_by("part_id", as_dict=True).items()}
