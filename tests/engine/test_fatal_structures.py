@@ -209,9 +209,8 @@ import signal
 from typing import ClassVar
 
 import numpy as np
-import xarray as xr
 
-from atomlake.descriptors.base import Descriptor
+from atomlake.descriptors.base import Descriptor, LabelColumn
 
 
 class Deadly(Descriptor):
@@ -226,8 +225,8 @@ class Deadly(Descriptor):
     def n_features(self):
         return 1
 
-    def labels(self):
-        return xr.Dataset(coords={"nothing": ("feature", np.zeros(1))})
+    def label_columns(self):
+        return {"nothing": LabelColumn(np.zeros(1))}
 
     def _environments(self, structures, neighbours, first, last, rows):
         if (structures.numbers[first:last] == 2).any():

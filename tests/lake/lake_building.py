@@ -10,10 +10,9 @@ from typing import ClassVar
 
 import numpy as np
 import polars as pl
-import xarray as xr
 from pydantic import Field
 
-from atomlake.descriptors.base import Citation, Descriptor, Gradients, Rows
+from atomlake.descriptors.base import Citation, Descriptor, Gradients, LabelColumn, Rows
 from atomlake.errors import SetAside
 from atomlake.lake import Lake, parts
 from atomlake.neighbours import Neighbours
@@ -42,14 +41,12 @@ class Toy(Descriptor):
     def n_components(self) -> int:
         return self.components
 
-    def labels(self) -> xr.Dataset:
+    def label_columns(self) -> dict[str, LabelColumn]:
         n = np.arange(self.width)
-        return xr.Dataset(
-            coords={
-                "n": ("feature", n, {"long_name": "number"}),
-                "species": ("feature", np.array([f"H{i}é" for i in n], dtype=object)),
-            }
-        )
+        return {
+            "n": LabelColumn(n, long_name="number"),
+            "species": LabelColumn(np.array([f"H{i}é" for i in n], dtype=object)),
+        }
 
 
 def structures_of(

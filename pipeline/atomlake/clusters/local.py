@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
+#: Nobody asks a worker of this machine how it does over HTTP.
+LOCAL_SETTINGS: dict[str, Any] = {"distributed.worker.http.routes": []}
+
+
 class Local(Cluster):
     """A dask cluster of processes on this machine, reachable from this machine only."""
 
@@ -52,13 +56,17 @@ class Local(Cluster):
     def open(self) -> Iterator[Client]:
         """Start the processes and yield a client; stop them on leaving."""
         import dask
+        import distributed.utils
         from distributed import Client, LocalCluster
 
         from atomlake.clusters.plugins import greet
 
         self.prepare()
+        # Before its first worker dask would import pandas and more here, for a process to fork
+        # from that already runs.
+        distributed.utils._forkserver_preload_set = True
         with (
-            dask.config.set(DASK_SETTINGS),
+            dask.config.set(DASK_SETTINGS | LOCAL_SETTINGS),
             LocalCluster(
                 n_workers=self.n_workers,
                 threads_per_worker=1,

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -21,6 +20,7 @@ from atomlake.variables import PAIR_VARIABLES, feature_variables
 
 if TYPE_CHECKING:
     import ase
+    import xarray as xr
 
 Array = NDArray[Any]
 
@@ -31,6 +31,28 @@ SYMMETRIES = frozenset({"translation", "rotation", "reflection", "permutation", 
 BLOCK_NBYTES = 4 * 2**20
 #: Bytes of the rows per centre that are summed into structures at a time.
 RUN_NBYTES = 2**20
+
+
+class LabelColumn(NamedTuple):
+    """One thing that is said of every feature.
+
+    Attributes
+    ----------
+    values : array of shape (n_features,)
+        Numbers or text.
+    units, long_name : str
+        Unit of the numbers and a line for people; empty where the name says it all.
+    """
+
+    values: Array
+    units: str = ""
+    long_name: str = ""
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What is known of unit and meaning."""
+        known = {"units": self.units, "long_name": self.long_name}
+        return {name: text for name, text in known.items() if text}
 
 
 class Gradients(NamedTuple):
@@ -182,8 +204,8 @@ class Descriptor(BaseModel, ABC):
         """Number of features, known before any compute."""
 
     @abstractmethod
-    def labels(self) -> xr.Dataset:
-        """Say what each feature is, as integer or text coordinates over ``feature``."""
+    def label_columns(self) -> dict[str, LabelColumn]:
+        """Say what each feature is, in one or more columns that together tell all apart."""
 
     def _environments(
         self,
@@ -251,6 +273,17 @@ class Descriptor(BaseModel, ABC):
         return 1e-6 + 5e-8 * n_neighbours + per_value * (1 + positions + 9 * gradients.strain)
 
     # ----- Most families need not override what follows
+
+    def labels(self) -> xr.Dataset:
+        """Return :meth:`label_columns` as coordinates over ``feature``."""
+        import xarray as xr
+
+        return xr.Dataset(
+            coords={
+                name: ("feature", column.values, column.attributes)
+                for name, column in self.label_columns().items()
+            }
+        )
 
     @property
     def n_components(self) -> int:
@@ -587,6 +620,8 @@ class Descriptor(BaseModel, ABC):
     def _dataset(
         self, structures: Structures, neighbours: Neighbours, gradients: Gradients, rows: Rows
     ) -> xr.Dataset:
+        import xarray as xr
+
         equivariant = self.n_components > 1
         tail = (self.n_components, self.n_features) if equivariant else (self.n_features,)
         arrays = {

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import xarray as xr
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
-from atomlake.descriptors.base import Citation, Descriptor, Rows
+from atomlake.descriptors.base import Citation, Descriptor, LabelColumn, Rows
 from atomlake.descriptors.cutoffs import Cutoff
 from atomlake.kernels import chebyshev as kernels
 from atomlake.kernels.harmonics import recursion_coefficients
@@ -142,13 +141,13 @@ class Chebyshev(Descriptor):
             weighted = np.array([self.weights[symbol] for symbol in self.species])
         return np.stack([plain, weighted])
 
-    def labels(self) -> xr.Dataset:
+    def label_columns(self) -> dict[str, LabelColumn]:
         """Say what each feature is.
 
         Returns
         -------
-        xarray.Dataset
-            Over ``feature``: ``function`` (radial or angular), ``order`` n, and ``is_weighted``.
+        dict of str to LabelColumn
+            ``function`` (radial or angular), ``order`` n, and ``is_weighted``.
         """
         functions = [("radial", n) for n in range(self.radial_order + 1)]
         functions += [("angular", n) for n in range(self.angular_order + 1)]
@@ -164,12 +163,7 @@ class Chebyshev(Descriptor):
                 "whether neighbours count with the weight of their species",
             ),
         }
-        return xr.Dataset(
-            coords={
-                name: ("feature", values, {"units": "1", "long_name": long_name})
-                for name, (values, long_name) in columns.items()
-            }
-        )
+        return {name: LabelColumn(values, "1", text) for name, (values, text) in columns.items()}
 
     def _environments(
         self, structures: Structures, neighbours: Neighbours, first: int, last: int, rows: Rows

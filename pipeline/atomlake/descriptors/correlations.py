@@ -17,11 +17,10 @@ from math import comb, factorial, prod
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from atomlake.descriptors.base import Gradients, Rows
+from atomlake.descriptors.base import Gradients, LabelColumn, Rows
 from atomlake.descriptors.couplings import n_trees, rotation_generators, trees
 from atomlake.descriptors.density import (
     DensityDescriptor,
@@ -149,7 +148,7 @@ class DensityCorrelation(DensityDescriptor):
             seconds += 6e-6 + 1.2e-8 * n_values + 1e-9 * n_coefficients * n_neighbours
         return seconds
 
-    def labels(self) -> xr.Dataset:
+    def label_columns(self) -> dict[str, LabelColumn]:
         """Factors, intermediate degree and parity of each feature.
 
         Factor k has ``species_k`` (atomic number; -1, -2, ... for mixed densities), ``n_k`` and
@@ -175,12 +174,10 @@ class DensityCorrelation(DensityDescriptor):
             values.append(columns.intermediate)
         names.append("parity")
         values.append(columns.parity)
-        return xr.Dataset(
-            coords={
-                name: ("feature", column.astype(np.int32))
-                for name, column in zip(names, values, strict=True)
-            }
-        )
+        return {
+            name: LabelColumn(column.astype(np.int32))
+            for name, column in zip(names, values, strict=True)
+        }
 
     def _environments(
         self,

@@ -10,10 +10,9 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-import xarray as xr
 from pydantic import Field, model_validator
 
-from atomlake.descriptors.base import Citation, Descriptor, Gradients, Rows
+from atomlake.descriptors.base import Citation, Descriptor, Gradients, LabelColumn, Rows
 from atomlake.errors import SetAside
 from atomlake.kernels import matrices
 from atomlake.neighbours import Neighbours
@@ -84,7 +83,7 @@ class _Matrix(Descriptor):
         """All but permutation, where rows stand in the order of the atoms."""
         return super().symmetries - ({"permutation"} if self.permutation == "none" else set())
 
-    def labels(self) -> xr.Dataset:
+    def label_columns(self) -> dict[str, LabelColumn]:
         """Return the rank of each eigenvalue, or the row and column of each element, from 0."""
         feature = np.arange(self.n_features)
         if self.permutation == "eigenspectrum":
@@ -97,12 +96,7 @@ class _Matrix(Descriptor):
                 "row": (feature // self.n_atoms_max, rank),
                 "column": (feature % self.n_atoms_max, rank),
             }
-        return xr.Dataset(
-            coords={
-                name: ("feature", values, {"units": "1", "long_name": long_name})
-                for name, (values, long_name) in columns.items()
-            }
-        )
+        return {name: LabelColumn(values, "1", text) for name, (values, text) in columns.items()}
 
     def check(self, structures: Structures) -> list[SetAside | None]:
         """Refuse too many atoms, and periodicity that the matrix cannot take."""

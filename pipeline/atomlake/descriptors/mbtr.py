@@ -10,13 +10,12 @@ from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-import xarray as xr
 from numpy.polynomial import hermite_e
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from scipy.special import ndtr
 
-from atomlake.descriptors.base import Citation, Descriptor, Gradients, Rows
+from atomlake.descriptors.base import Citation, Descriptor, Gradients, LabelColumn, Rows
 from atomlake.errors import SetAside
 from atomlake.kernels import many_body_tensor as kernels
 from atomlake.kernels.lanes import LANES, n_padded
@@ -277,13 +276,13 @@ class _ManyBodyTensor(Descriptor):
         bounds = np.concatenate([[0], np.cumsum(sizes)]).tolist()
         return [slice(first, last) for first, last in pairwise(bounds)]
 
-    def labels(self) -> xr.Dataset:
+    def label_columns(self) -> dict[str, LabelColumn]:
         """Say what each feature is.
 
         Returns
         -------
-        xarray.Dataset
-            Over ``feature``: ``term``; ``k``; ``geometry``; ``species_1``, ``species_2``,
+        dict of str to LabelColumn
+            ``term``; ``k``; ``geometry``; ``species_1``, ``species_2``,
             ``species_3``: atomic numbers, 0 for the centre of an environment and -1 where fewer
             than three atoms are correlated, with the angle at the second; ``value``, the grid
             point.
@@ -319,12 +318,10 @@ class _ManyBodyTensor(Descriptor):
             "value": "grid point: "
             + ", ".join(f"{g} in {u}" for g, u in _UNITS.items() if u in units),
         }
-        return xr.Dataset(
-            coords={
-                name: ("feature", np.concatenate(columns[name]), {"units": "1", "long_name": text})
-                for name, text in names.items()
-            }
-        )
+        return {
+            name: LabelColumn(np.concatenate(columns[name]), "1", text)
+            for name, text in names.items()
+        }
 
     def channel_table(self, k: int) -> Integers:
         """The channel of each pair of species, or of each triple with the middle first."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, Self
 
-import xarray as xr
 from pydantic import Field
 
-from atomlake.descriptors.base import Citation
+from atomlake.descriptors.base import Citation, LabelColumn
 from atomlake.descriptors.correlations import DensityCorrelation, Order
 from atomlake.descriptors.cutoffs import Cutoff
 from atomlake.descriptors.density import RadialScaling
@@ -68,7 +67,7 @@ class RadialSpectrum(DensityCorrelation):
         """One factor."""
         return (Order(1, self.n_max, 0),)
 
-    def labels(self) -> xr.Dataset:
+    def label_columns(self) -> dict[str, LabelColumn]:
         """Species (atomic number; -1, -2, ... if mixed) and radial function of each feature."""
-        labels = super().labels().rename(species_1="species", n_1="n")
-        return labels.drop_vars(["l_1", "parity"])
+        columns = super().label_columns()
+        return {"species": columns["species_1"], "n": columns["n_1"]}

@@ -7,11 +7,18 @@ from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
-from atomlake.descriptors.base import RUN_NBYTES, Citation, Descriptor, Gradients, Rows, cut
+from atomlake.descriptors.base import (
+    RUN_NBYTES,
+    Citation,
+    Descriptor,
+    Gradients,
+    LabelColumn,
+    Rows,
+    cut,
+)
 from atomlake.descriptors.cutoffs import Cutoff
 from atomlake.kernels import accumulate
 from atomlake.kernels.so4 import (
@@ -378,13 +385,13 @@ class Snap(_So4Bispectrum):
         n *= self._n_elements**3
         return n + n * (n + 1) // 2 if self.quadraticflag else n
 
-    def labels(self) -> xr.Dataset:
+    def label_columns(self) -> dict[str, LabelColumn]:
         """Say what each feature is.
 
         Returns
         -------
-        xarray.Dataset
-            Over ``feature``: ``twice_j1``, ``twice_j2``, ``twice_j``; with ``chemflag`` the atomic
+        dict of str to LabelColumn
+            ``twice_j1``, ``twice_j2``, ``twice_j``; with ``chemflag`` the atomic
             numbers ``species_1``, ``species_2``, ``species`` of the densities that they belong
             to; with ``quadraticflag`` the features ``factor_1`` and ``factor_2`` that are
             multiplied (halved where they are the same), -1 for features that are no
@@ -407,7 +414,7 @@ class Snap(_So4Bispectrum):
             columns = {name: np.concatenate([column, none]) for name, column in columns.items()}
             for k in range(2):
                 columns[f"factor_{k + 1}"] = np.concatenate([np.full(n, -1), factors[k]])
-        return _labels(columns)
+        return _label_columns(columns)
 
     @property
     def _n_elements(self) -> int:
@@ -531,10 +538,10 @@ class AmpBispectrum(_So4Bispectrum):
         """Number of features."""
         return len(_amp_triples(self._twojmax))
 
-    def labels(self) -> xr.Dataset:
+    def label_columns(self) -> dict[str, LabelColumn]:
         """Twice the angular momenta of each feature: ``twice_j1``, ``twice_j2``, ``twice_j``."""
         triples = _amp_triples(self._twojmax)
-        return _labels(
+        return _label_columns(
             {
                 f"twice_j{name}": np.array([triple[k].j for triple in triples])
                 for k, name in enumerate(("1", "2", ""))
@@ -633,7 +640,5 @@ def _by_number(values: dict[str, float] | None, default: float) -> Floats:
     return result
 
 
-def _labels(columns: dict[str, NDArray[Any]]) -> xr.Dataset:
-    return xr.Dataset(
-        coords={name: ("feature", column.astype(np.int32)) for name, column in columns.items()}
-    )
+def _label_columns(columns: dict[str, NDArray[Any]]) -> dict[str, LabelColumn]:
+    return {name: LabelColumn(column.astype(np.int32)) for name, column in columns.items()}

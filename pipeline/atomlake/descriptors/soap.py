@@ -6,11 +6,10 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from atomlake.descriptors.base import Citation, Gradients, Rows
+from atomlake.descriptors.base import Citation, Gradients, LabelColumn, Rows
 from atomlake.descriptors.cutoffs import Cutoff
 from atomlake.descriptors.density import (
     DensityDescriptor,
@@ -225,7 +224,7 @@ class Soap(DensityDescriptor):
             seconds += 8e-10 * n_coefficients * n_neighbours + 12 * features
         return seconds
 
-    def labels(self) -> xr.Dataset:
+    def label_columns(self) -> dict[str, LabelColumn]:
         """Species (atomic number; -1, ... if mixed), radial functions and degree of features."""
         numbers = self.density_labels
         n = self.n_max
@@ -246,12 +245,10 @@ class Soap(DensityDescriptor):
             for column, part in zip(columns, block, strict=True):
                 column.append(part)
         names = ("species_1", "species_2", "l", "n_1", "n_2")
-        return xr.Dataset(
-            coords={
-                name: ("feature", np.concatenate(column).astype(np.int32))
-                for name, column in zip(names, columns, strict=True)
-            }
-        )
+        return {
+            name: LabelColumn(np.concatenate(column).astype(np.int32))
+            for name, column in zip(names, columns, strict=True)
+        }
 
     def _environments(
         self,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, Self
 
-import xarray as xr
 from pydantic import Field, model_validator
 
-from atomlake.descriptors.base import Citation
+from atomlake.descriptors.base import Citation, LabelColumn
 from atomlake.descriptors.correlations import DensityCorrelation, Order
 from atomlake.descriptors.cutoffs import Cutoff
 
@@ -81,7 +80,7 @@ class SphericalExpansion(DensityCorrelation):
         """Coupled to nothing, a coefficient is itself and not divided by √(2 l + 1)."""
         return float((2 * self.degree + 1) ** 0.5)
 
-    def labels(self) -> xr.Dataset:
+    def label_columns(self) -> dict[str, LabelColumn]:
         """Species (atomic number; -1, -2, ... if mixed), l and radial function of each feature."""
-        labels = super().labels().rename(species_1="species", l_1="l", n_1="n")
-        return labels.drop_vars("parity")
+        columns = super().label_columns()
+        return {"species": columns["species_1"], "l": columns["l_1"], "n": columns["n_1"]}

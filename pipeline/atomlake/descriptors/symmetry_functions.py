@@ -7,7 +7,6 @@ from itertools import product
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
-import xarray as xr
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -17,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from atomlake.descriptors.base import Citation, Descriptor, Gradients, Rows
+from atomlake.descriptors.base import Citation, Descriptor, Gradients, LabelColumn, Rows
 from atomlake.descriptors.cutoffs import Cutoff
 from atomlake.kernels import symmetry_functions as kernels
 from atomlake.neighbours import Neighbours
@@ -293,13 +292,13 @@ class SymmetryFunctions(Descriptor):
         """Whether neighbours of different species are told apart."""
         return self._n_per_species + self._n_per_pair > 0
 
-    def labels(self) -> xr.Dataset:
+    def label_columns(self) -> dict[str, LabelColumn]:
         """Say what each feature is.
 
         Returns
         -------
-        xarray.Dataset
-            Over ``feature``: ``function`` (g1 to g5, w2, w4), ``species_1`` and ``species_2``
+        dict of str to LabelColumn
+            ``function`` (g1 to g5, w2, w4), ``species_1`` and ``species_2``
             (atomic numbers; 0 where a function has none), ``eta``, ``r_s``, ``zeta``, ``lambda``,
             ``kappa`` (NaN where a function has none).
         """
@@ -330,16 +329,10 @@ class SymmetryFunctions(Descriptor):
             "lambda": (np.float64, "1", "direction of the angular part"),
             "kappa": (np.float64, "1/Å", "wave number of the cosine"),
         }
-        return xr.Dataset(
-            coords={
-                name: (
-                    "feature",
-                    np.array([row[c] for row in rows], dtype=dtype),
-                    {"units": units, "long_name": long_name},
-                )
-                for c, (name, (dtype, units, long_name)) in enumerate(columns.items())
-            }
-        )
+        return {
+            name: LabelColumn(np.array([row[c] for row in rows], dtype=dtype), units, long_name)
+            for c, (name, (dtype, units, long_name)) in enumerate(columns.items())
+        }
 
     def cost(self, n_neighbours: float, gradients: Gradients) -> float:
         """Estimate seconds per atom on one core; within a factor of 1.5 of measured times."""

@@ -6,11 +6,10 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from atomlake.descriptors.base import Citation, Descriptor, Gradients, Rows
+from atomlake.descriptors.base import Citation, Descriptor, Gradients, LabelColumn, Rows
 from atomlake.descriptors.correlations import Block, assemble, correlate, correlate_mean
 from atomlake.descriptors.cutoffs import Cutoff
 from atomlake.descriptors.density import SpeciesWeights, elements_as_species, weight_matrix
@@ -127,7 +126,7 @@ class Zernike(Descriptor):
             seconds += 6e-9 * n_adjoints + 1e-9 * n_coefficients * n_neighbours
         return seconds
 
-    def labels(self) -> xr.Dataset:
+    def label_columns(self) -> dict[str, LabelColumn]:
         """Density (atomic number; -1, -2, ... if mixed), n and l of each feature."""
         n, l = np.array(_degrees(self.n_max)).T
         densities = self._density_labels
@@ -136,9 +135,7 @@ class Zernike(Descriptor):
             "n": np.tile(n, len(densities)),
             "l": np.tile(l, len(densities)),
         }
-        return xr.Dataset(
-            coords={name: ("feature", column.astype(np.int32)) for name, column in columns.items()}
-        )
+        return {name: LabelColumn(column.astype(np.int32)) for name, column in columns.items()}
 
     @property
     def _numbers(self) -> NDArray[np.int32]:

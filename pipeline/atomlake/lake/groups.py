@@ -13,21 +13,22 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import google_crc32c
 import numpy as np
-import zarr
 from numcodecs import Blosc, VLenUTF8
 from numpy.typing import NDArray
-from zarr.abc.store import Store
-from zarr.storage import LocalStore, MemoryStore
 
 from atomlake.buckets import ObjectPath, Upload
 from atomlake.errors import LakeError
 from atomlake.lake import layout
 from atomlake.lake.layout import Place
 from atomlake.variables import Variable
+
+if TYPE_CHECKING:
+    import zarr
+    from zarr.abc.store import Store
 
 Array = NDArray[Any]
 
@@ -88,6 +89,8 @@ def array_dims(root: Place) -> dict[str, tuple[str, ...]]:
 
 def open_array(root: Place, name: str) -> zarr.Array[Any]:
     """Open one array of a group; reading a file that is missing from it raises."""
+    import zarr
+
     with reading(f"{root}/{name}"):
         return zarr.open_array(
             _store(root, name),
@@ -99,10 +102,11 @@ def open_array(root: Place, name: str) -> zarr.Array[Any]:
 
 def _store(root: Place, name: str) -> Store:
     """What zarr reads an array from: of a bucket, a copy in memory."""
+    from zarr.core.buffer import cpu
+    from zarr.storage import LocalStore, MemoryStore
+
     if isinstance(root, Path):
         return LocalStore(root, read_only=True)
-    from zarr.core.buffer import cpu
-
     content = {
         f"{name}/{key}": (root / name / key).read_bytes() for key, _ in (root / name).below()
     }

@@ -6,17 +6,21 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
-import xarray as xr
 
 from atomlake.errors import LakeError
-from atomlake.lake import layout, views
-from atomlake.lake.batches import Batches, Shuffle
+from atomlake.lake import layout
 from atomlake.lake.catalogue import Catalogue, create_tables, reporting
 from atomlake.lake.chunks import Files
 from atomlake.lake.parts import read_descriptor
+
+# Readers of arrays need xarray, writers do not: views are imported where they are made.
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from atomlake.lake.batches import Batches, Shuffle
 
 
 class Lake:
@@ -109,6 +113,8 @@ class Lake:
         LakeError
             If a source, location or key is given and there is nothing under it.
         """
+        from atomlake.lake import views
+
         return views.structures_view(self.catalogue, self._files, self._live(source, location, key))
 
     def structure(self, source: str, key: str, location: str | None = None) -> xr.Dataset:
@@ -156,6 +162,8 @@ class Lake:
         LakeError
             If there is no such descriptor, or more than one of this kind.
         """
+        from atomlake.lake import views
+
         descriptor_id, newest = self._newest_records(name)
         labels = read_descriptor(self.path, descriptor_id)
         live = self._live(source, location, key)
@@ -192,6 +200,8 @@ class Lake:
         LakeError
             If there is no such descriptor, more than one of this kind, or none with gradients.
         """
+        from atomlake.lake import views
+
         descriptor_id, records = self._gradient_records(name, form)
         labels = read_descriptor(self.path, descriptor_id)
         live = self._live(source, location, key)
@@ -265,6 +275,9 @@ class Lake:
         ...     for batch in batches.epoch(epoch):
         ...         train(batch["features"], batch["structure_offsets"], batch["energy"])
         """
+        from atomlake.lake import views
+        from atomlake.lake.batches import Batches
+
         if gradients:
             descriptor_id, records = self._gradient_records(name, form)
         else:
@@ -368,10 +381,14 @@ class Lake:
 
     @cached_property
     def _everything(self) -> pl.DataFrame:
+        from atomlake.lake import views
+
         with reporting(self.path):
             return views.live_structures(self.catalogue, None, None, None)
 
     def _live(self, source: str | None, location: str | None, key: str | None) -> pl.DataFrame:
+        from atomlake.lake import views
+
         if source is None and location is None and key is None:
             return self._everything
         with reporting(self.path):

@@ -11,10 +11,9 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from atomlake.descriptors.base import Descriptor, Gradients, Rows
@@ -38,6 +37,9 @@ from atomlake.lake.groups import (
 from atomlake.neighbours import Neighbours
 from atomlake.structures import LABELS, Structures
 from atomlake.variables import PAIR_VARIABLES, STRUCTURE_VARIABLES, Variable, feature_variables
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _PLAIN = ("numbers", "positions", "cells", "pbc", "structure_offsets")
 _LABEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -391,7 +393,7 @@ def write_descriptor(lake: layout.Place | str, descriptor: Descriptor) -> None:
     root = layout.resolve(lake, path)
     if (root / _FILES).exists():
         return
-    labels = descriptor.labels()
+    columns = descriptor.label_columns()
     # In a bucket nothing can be renamed: the list of the files comes last, and says it is whole.
     temporary = root.with_name(f".{root.name}-{uuid.uuid4().hex[:8]}")
     written = temporary if isinstance(root, Path) else root
@@ -408,13 +410,9 @@ def write_descriptor(lake: layout.Place | str, descriptor: Descriptor) -> None:
                 "species": list(descriptor.species or ()),
             },
         )
-        for name, label in labels.variables.items():
-            dims = tuple(str(dim) for dim in label.dims)
-            group.write(
-                str(name),
-                Variable(dims, "", label.attrs.get("units", ""), label.attrs.get("long_name", "")),
-                label.values,
-            )
+        for name, column in columns.items():
+            variable = Variable(("feature",), "", column.units, column.long_name)
+            group.write(name, variable, column.values)
         files = [file._asdict() for file in group.close()]
         (written / _FILES).write_bytes(json.dumps(files, indent=2).encode())
         if isinstance(root, Path) and isinstance(written, Path):
@@ -434,6 +432,8 @@ def read_descriptor(lake: layout.Place | str, descriptor_id: str) -> xr.Dataset:
     LakeError
         If they are not there or damaged.
     """
+    import xarray as xr
+
     root = layout.resolve(lake, layout.descriptor_path(descriptor_id))
     with reading(str(root)):
         files = [StoredFile(**entry) for entry in json.loads((root / _FILES).read_bytes())]
