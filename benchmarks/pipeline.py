@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import uuid
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -206,6 +207,9 @@ def told(seconds: dict[str, float]) -> str:
 
 def stages_together(units: list[Unit], folder: Path) -> dict[str, float]:
     """As :func:`stages_alone`, in as many processes at once as there are workers; the slowest."""
+    if len(units) < WORKERS:
+        bounds = [len(units[0]) * i // WORKERS for i in range(WORKERS + 1)]
+        units = [units[0].take(range(*edges)) for edges in pairwise(bounds)]
     with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
         pool.starmap(stages_alone, [(units[:1], folder)] * WORKERS, chunksize=1)
         found = pool.starmap(

@@ -203,8 +203,13 @@ def load(name: str, first_calls: Callable[[], object]) -> bool:
 
 
 def _is_compiled(name: str) -> Path:
-    """File that exists once the kernels of these calls were compiled, as their sources are now."""
+    """File that exists once the kernels of these calls were compiled, as their sources are now.
+
+    Within the folder of a module numba tells sources apart by their path and time of change too:
+    another installation of the same sources compiles its own.
+    """
     digest = hashlib.blake2b(name.encode(), digest_size=8)
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(cache_folder(path.stem).name.encode())
+        source = f"{cache_folder(path.stem).name} {path} {path.stat().st_mtime_ns}"
+        digest.update(source.encode())
     return cache_root() / f"compiled-{digest.hexdigest()}"
