@@ -247,12 +247,14 @@ def test_the_lattice_counts_whatever_cell_vectors_describe_it():
 # ----- What the list does not depend on
 
 
-def test_a_structure_has_the_same_list_in_any_batch():
+@pytest.mark.parametrize("cutoff", [5.0, 9.0])
+def test_a_structure_has_the_same_list_in_any_batch(cutoff):
+    """Where the batch fills the room for what was found, and where it does not."""
     systems = list(SYSTEMS.values())
-    everything = neighbours_of(systems, 5.0)
+    everything = neighbours_of(systems, cutoff)
     offsets = np.cumsum([0, *map(len, systems)])
     for atoms, first in zip(systems, offsets[:-1], strict=True):
-        alone = neighbours_of(atoms, 5.0)
+        alone = neighbours_of(atoms, cutoff)
         pairs = slice(*everything.pair_offsets[[first, first + len(atoms)]])
         np.testing.assert_array_equal(
             everything.neighbour_index[pairs] - first, alone.neighbour_index

@@ -13,9 +13,10 @@ One structure is searched as follows.
 
 What makes it fast. Runs are contiguous and long: bins are four times finer along columns
 than across, and a small structure is one run. The inner loop has no branch that depends
-on a distance. Searching is cheap enough that doing it twice, to count and to write into
-arrays of the right size, beats growing the arrays. Centres are taken in the order of the
-atoms because writing (52 bytes a pair) costs more than reading. All that happens once per
+on a distance. What is found is remembered in 12 bytes, counted, and written into arrays of
+the right size; beyond the room for that it is searched for again, which beats growing the
+arrays. Centres are taken in the order of the atoms because writing (52 bytes a pair) costs
+more than reading. All that happens once per
 structure happens here, since a structure of ten atoms leaves no time for Python.
 
 What does not depend on the cutoff: wrapping, bins, and so the order of a centre's pairs
@@ -58,6 +59,8 @@ _BINNED_FROM = 64
 _SLACK = 1e-6
 #: Doubles in a page of memory.
 _PAGE = 512
+#: Images within reach that are remembered: for each atom on average, and in all.
+_FOUND_PER_ATOM, _MOST_FOUND = 64, 2**20
 
 
 class Placed(NamedTuple):
@@ -103,9 +106,11 @@ class Images(NamedTuple):
     bin_offsets: Integers
     """Images of bin ``b`` are ``bin_offsets[b]:bin_offsets[b + 1]``."""
     squares: Floats
-    """Squared distances of the images near one atom, shape (capacity,)."""
+    """Squared distances of the images near one atom after the other."""
     found: Shifts
-    """These images, shape (at least capacity,)."""
+    """These images."""
+    n_remembered: Integers
+    """Atoms whose images stay in ``squares`` and ``found``, one number."""
 
 
 def empty_placed(n_atoms: int, n_structures: int) -> Placed:
@@ -134,14 +139,15 @@ def empty_images(placed: Placed, states: States) -> Images:
     processor takes a load for dependent on an earlier store if the last twelve bits of their
     addresses agree; arrays wherever they happen to lie make searches slower by up to a half.
     """
+    n_found = min(_FOUND_PER_ATOM * len(placed.wrapped), _MOST_FOUND)
     fine = states == FINE
     capacity = n_padded(int(placed.n_images[fine].max(initial=0))) + LANES
     n_bins = int(placed.n_bins[fine].prod(axis=1).max(initial=0))
-    doubles = np.zeros(8 * capacity + _PAGE)
+    # The images of another atom always find room at the end.
+    n_found = n_padded(n_found) + capacity
+    doubles = np.empty(6 * capacity + n_found + n_found // 2 + _PAGE)
     start = -(doubles.ctypes.data // doubles.itemsize) % _PAGE
-    sites, squares, found = np.split(
-        doubles[start : start + 8 * capacity], [6 * capacity, 7 * capacity]
-    )
+    sites, squares, found = np.split(doubles[start:], [6 * capacity, 6 * capacity + n_found])
     return Images(
         sites=sites.reshape(6, capacity),
         atoms=np.empty(capacity, np.int64),
@@ -150,6 +156,7 @@ def empty_images(placed: Placed, states: States) -> Images:
         bin_offsets=np.empty(n_bins + 2, np.int64),
         squares=squares,
         found=found.view(np.int32),
+        n_remembered=np.zeros(1, np.int64),
     )
 
 
@@ -499,11 +506,11 @@ def _columns_near(placed: Placed, s: int, a: int, fraction: float) -> tuple[int,
 
 
 @inlined
-def _search(placed: Placed, s: int, i: int, limit: float, images: Images) -> int:
+def _search(placed: Placed, s: int, i: int, limit: float, begin: int, images: Images) -> int:
     """Find the images whose squared distance from atom i is below ``limit``, itself included.
 
-    Returns how many; ``images.found`` and ``images.squares`` hold them in the order of the
-    bins, whichever columns are near.
+    Returns where they end; ``images.found`` and ``images.squares`` hold them from ``begin`` on,
+    in the order of the bins, whichever columns are near.
     """
     c = placed.column_axes[s]
     a, b = (c + 1) % 3, (c + 2) % 3
@@ -520,7 +527,7 @@ def _search(placed: Placed, s: int, i: int, limit: float, images: Images) -> int
     sites, stride = pointer(images.sites), images.sites.shape[1]
     squares, found = pointer(images.squares), pointer(images.found)
     x, y, z = placed.wrapped[i, 0], placed.wrapped[i, 1], placed.wrapped[i, 2]
-    n = 0
+    n = begin
     for near_a in range(n_near_a):
         bin_a = near_a if near_a < n_low_a else near_a - n_low_a + start_a
         for near_b in range(n_near_b):
@@ -570,22 +577,28 @@ def count_neighbours(
     counts : int64 array, shape (n_atoms,)
         Number of neighbours; 0 throughout a structure that is not ``FINE``.
     """
+    room = images.squares.shape[0] - images.atoms.shape[0]
+    end = 0
+    images.n_remembered[0] = counts.shape[0]
     for s in range(len(states)):
         first, last = structure_offsets[s], structure_offsets[s + 1]
+        before = end
         if states[s] == FINE:
             _list_images(placed, pbc, s, first, last, images)
         for i in range(first, last):
             if states[s] != FINE:
                 break
-            n = _search(placed, s, i, limit, images)
+            begin = end
+            end = _search(placed, s, i, limit, begin, images)
+            n = end - begin
             n_coincident = 0
-            for k in range(n):
+            for k in range(begin, end):
                 n_coincident += images.squares[k] < coincident
             counts[i] = n - 1
             if n_coincident > 1:
                 states[s] = COINCIDENT
                 witnesses[s, 0] = i - first
-                for k in range(n):
+                for k in range(begin, end):
                     g = images.found[k]
                     shift_a = images.shifts[g, 0] + placed.wraps[i, 0]
                     shift_b = images.shifts[g, 1] + placed.wraps[i, 1]
@@ -602,7 +615,11 @@ def count_neighbours(
                 states[s] = TOO_MANY
                 witnesses[s, 0] = i - first
                 witnesses[s, 1] = n - 1
+            if end > room:
+                images.n_remembered[0] = min(images.n_remembered[0], i)
+                end = begin
         if states[s] != FINE:
+            end = before
             for i in range(first, last):
                 counts[i] = 0
 
@@ -632,18 +649,24 @@ def list_neighbours(
         As in :class:`atomlake.neighbours.Neighbours`.
     """
     sites = images.sites
+    end = 0
     for s in range(len(states)):
         if states[s] != FINE:
             continue
         first, last = structure_offsets[s], structure_offsets[s + 1]
         _list_images(placed, pbc, s, first, last, images)
         for i in range(first, last):
-            n = _search(placed, s, i, limit, images)
+            begin = end
+            if i < images.n_remembered[0]:
+                end = begin + 1 + pair_offsets[i + 1] - pair_offsets[i]
+                after = end
+            else:
+                after = _search(placed, s, i, limit, begin, images)
             x, y, z = placed.wrapped[i, 0], placed.wrapped[i, 1], placed.wrapped[i, 2]
             wrap_a, wrap_b, wrap_c = placed.wraps[i, 0], placed.wraps[i, 1], placed.wraps[i, 2]
             # Unsigned indices need no check for counting from the end.
             pair = np.uintp(pair_offsets[i])
-            for k in range(np.uintp(n)):
+            for k in range(np.uintp(begin), np.uintp(after)):
                 if images.squares[k] < coincident:
                     continue
                 g = np.uintp(images.found[k])
