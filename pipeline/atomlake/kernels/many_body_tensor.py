@@ -27,7 +27,9 @@ from atomlake.kernels.lanes import (
     broadcast,
     load,
     load_some,
+    pack_below,
     pointer,
+    square_root,
     store,
     store_some,
 )
@@ -440,9 +442,7 @@ def add_triples(
         for j in range(n_near):
             n_others = _list_others(j, n, limit, scratch)
             if is_closed or output.is_local:
-                for t in range(n_others):
-                    side = _side(term.weighting, scratch.third[t])
-                    scratch.third_side[t], scratch.third_slope[t] = side
+                _weigh_thirds(term.weighting, n_others, scratch)
             for corner in range(3 if output.is_local else 1):
                 n_gaussians = 0
                 for t in range(n_others):
@@ -669,13 +669,26 @@ def _list_others(j: int, n: int, limit: float, scratch: Scratch) -> int:
         dx, dy, dz = load(scratch.x, k) - x, load(scratch.y, k) - y, load(scratch.z, k) - z
         # The longest third side that the limit leaves.
         longest = rest - load(scratch.r, k)
-        excess = dx * dx + dy * dy + dz * dz - longest * longest
+        square = dx * dx + dy * dy + dz * dz
+        excess = square - longest * longest
+        third = square_root(pack_below(square, excess, 0.0, n - k))
+        store(scratch.third, n_others, third)
         n_others = append_below(scratch.excess, scratch.other, n_others, excess, 0.0, k, n)
-    for t in range(n_others):
-        k = scratch.other[t]
-        dx, dy, dz = scratch.x[k] - x, scratch.y[k] - y, scratch.z[k] - z
-        scratch.third[t] = math.sqrt(dx * dx + dy * dy + dz * dz)
     return n_others
+
+
+@inlined
+def _weigh_thirds(weighting: Weighting, n: int, scratch: Scratch) -> None:
+    """Say what the first n third sides count for."""
+    if weighting.function == EXPONENTIAL:
+        rate = -weighting.parameter
+        for t in range(0, n, LANES):
+            value = exponential(load(scratch.third, t) * rate)
+            store(scratch.third_side, t, value)
+            store(scratch.third_slope, t, value * rate)
+    else:
+        for t in range(n):
+            scratch.third_side[t], scratch.third_slope[t] = _side(weighting, scratch.third[t])
 
 
 @inlined
