@@ -16,8 +16,8 @@ than across, and a small structure is one run. The inner loop has no branch that
 on a distance. What is found is remembered in 12 bytes, counted, and written into arrays of
 the right size; beyond the room for that it is searched for again, which beats growing the
 arrays. Centres are taken in the order of the atoms because writing (52 bytes a pair) costs
-more than reading. All that happens once per
-structure happens here, since a structure of ten atoms leaves no time for Python.
+more than reading. All that happens once per structure happens here, since a structure of ten
+atoms leaves no time for Python.
 
 What does not depend on the cutoff: wrapping, bins, and so the order of a centre's pairs
 and every bit of their vectors; the list for a larger cutoff holds the same numbers in the
@@ -106,11 +106,11 @@ class Images(NamedTuple):
     bin_offsets: Integers
     """Images of bin ``b`` are ``bin_offsets[b]:bin_offsets[b + 1]``."""
     squares: Floats
-    """Squared distances of the images near one atom after the other."""
+    """Squared distances of the images near the first atom, the second, and so on."""
     found: Shifts
     """These images."""
     n_remembered: Integers
-    """Atoms whose images stay in ``squares`` and ``found``, one number."""
+    """So many of the first atoms have theirs in ``squares`` and ``found``, shape (1,)."""
 
 
 def empty_placed(n_atoms: int, n_structures: int) -> Placed:
@@ -139,12 +139,11 @@ def empty_images(placed: Placed, states: States) -> Images:
     processor takes a load for dependent on an earlier store if the last twelve bits of their
     addresses agree; arrays wherever they happen to lie make searches slower by up to a half.
     """
-    n_found = min(_FOUND_PER_ATOM * len(placed.wrapped), _MOST_FOUND)
     fine = states == FINE
     capacity = n_padded(int(placed.n_images[fine].max(initial=0))) + LANES
     n_bins = int(placed.n_bins[fine].prod(axis=1).max(initial=0))
-    # The images of another atom always find room at the end.
-    n_found = n_padded(n_found) + capacity
+    # Those of one more atom always find room at the end.
+    n_found = min(_FOUND_PER_ATOM * len(placed.wrapped), _MOST_FOUND) + capacity
     doubles = np.empty(6 * capacity + n_found + n_found // 2 + _PAGE)
     start = -(doubles.ctypes.data // doubles.itemsize) % _PAGE
     sites, squares, found = np.split(doubles[start:], [6 * capacity, 6 * capacity + n_found])
