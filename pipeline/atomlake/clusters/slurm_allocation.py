@@ -96,8 +96,13 @@ class SlurmAllocation(Remote):
 
         if self._runner is None:
             self.join()
+        # The runner would end its scheduler in plain words, which one with certificates ignores.
+        self._runner.scheduler_comm = None
         with self._runner, Client(self._runner, security=self._security()) as client:
-            yield greet(client)
+            try:
+                yield greet(client)
+            finally:
+                client.shutdown()
         shutil.rmtree(self._folder(), ignore_errors=True)
 
     def _security(self) -> Any:
