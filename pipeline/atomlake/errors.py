@@ -77,6 +77,10 @@ class ClusterError(AtomlakeError):
     exit_code = ExitCode.CLUSTER
 
 
+class KernelCacheError(AtomlakeError):
+    """The folder of compiled kernels cannot be trusted; no machine code was loaded from it."""
+
+
 class SetAside(NamedTuple):
     """Why one structure is not computed.
 

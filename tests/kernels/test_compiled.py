@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from atomlake.errors import KernelCacheError
 from atomlake.kernels import compiled
 
 PROGRAM = """
@@ -88,3 +89,36 @@ def test_what_was_never_compiled_is_not_loaded(tmp_path, monkeypatch):
     compiled.warm_up("these", lambda: calls.append("compiled"))
     assert compiled.load("these", lambda: calls.append("loaded"))
     assert calls == ["compiled", "loaded"]
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770])
+def test_machine_code_that_others_can_write_is_not_loaded(tmp_path, monkeypatch, mode):
+    monkeypatch.setenv("ATOMLAKE_CACHE_DIR", str(tmp_path))
+    folder = tmp_path / "kernels"
+    folder.mkdir()
+    folder.chmod(mode)
+    with pytest.raises(KernelCacheError, match="ATOMLAKE_CACHE_DIR"), compiled.compiling_alone():
+        pass
+    compiled.cache_folder.cache_clear()
+    with pytest.raises(KernelCacheError, match="written by others"):
+        compiled.cache_folder("radial")
+
+
+def test_machine_code_of_another_user_is_not_loaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATOMLAKE_CACHE_DIR", str(tmp_path))
+    (tmp_path / "kernels").mkdir(mode=0o700)
+    monkeypatch.setattr(compiled.os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(
+        compiled.Path,
+        "stat",
+        lambda self, **_: os.stat_result((0o40700, 0, 0, 2, 54321, 0, 0, 0, 0, 0)),
+    )
+    compiled.cache_folder.cache_clear()
+    with pytest.raises(KernelCacheError, match="another user"):
+        compiled.cache_folder("radial")
+
+
+def test_the_folder_of_machine_code_is_for_its_user_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATOMLAKE_CACHE_DIR", str(tmp_path / "new"))
+    with compiled.compiling_alone():
+        assert (tmp_path / "new" / "kernels").stat().st_mode & 0o777 == 0o700

@@ -39,7 +39,7 @@ def folder(tmp_path, monkeypatch):
         ("deep/", ["deep/POSCAR", "deep/er/c.cif"]),
         (".", ["./a.extxyz.gz", "./b.xyz", "./deep/POSCAR", "./deep/er/c.cif", "./e.db"]),
         ("ase:g2", ["ase:g2"]),
-        ("postgresql://u:p@host/db", ["postgresql://u:p@host/db"]),
+        ("postgresql://u:p@host/db", ["postgresql://u@host/db"]),
     ],
 )
 def test_locations(folder, path, expected):

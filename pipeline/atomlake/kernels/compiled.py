@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -23,6 +24,8 @@ from typing import Any
 
 import llvmlite
 import numba
+
+from atomlake.errors import KernelCacheError
 
 
 def cache_root() -> Path:
@@ -33,6 +36,32 @@ def cache_root() -> Path:
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("ATOMLAKE_CACHE_DIR") or Path(home) / "atomlake") / "kernels"
+
+
+def _own_folder() -> Path:
+    """Make the folder of the compiled kernels, which nobody else may write.
+
+    Machine code is run, and numba unpickles the index beside it: who can write there can run
+    what they like in this process.
+
+    Raises
+    ------
+    KernelCacheError
+        If the folder belongs to somebody else than this user or root, or others may write it.
+    """
+    root = cache_root()
+    with contextlib.suppress(OSError):
+        root.parent.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, exist_ok=True)
+    if root.exists():
+        state = root.stat()
+        if state.st_uid not in (os.geteuid(), 0) or state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise KernelCacheError(
+                f"the folder of compiled kernels {root} belongs to another user or can be written "
+                "by others, who could have their code run by it; remove it, or name a folder of "
+                "your own in ATOMLAKE_CACHE_DIR"
+            )
+    return root
 
 
 _IMPORT = re.compile(
@@ -53,12 +82,18 @@ def _sources(module: str, found: dict[str, bytes]) -> dict[str, bytes]:
 
 @cache
 def cache_folder(module: str) -> Path:
-    """Folder of the machine code of one kernel module as its sources are now."""
+    """Folder of the machine code of one kernel module as its sources are now.
+
+    Raises
+    ------
+    KernelCacheError
+        As :func:`_own_folder`.
+    """
     versions = (sys.version_info[:3], numba.__version__, llvmlite.__version__, platform.machine())
     digest = hashlib.blake2b(repr(versions).encode(), digest_size=8)
     for name, source in sorted(_sources(module, {}).items()):
         digest.update(name.encode() + b"\0" + source)
-    return cache_root() / f"{module}-{digest.hexdigest()}"
+    return _own_folder() / f"{module}-{digest.hexdigest()}"
 
 
 def kernel[Function: Callable[..., Any]](function: Function) -> Function:
@@ -94,8 +129,7 @@ class _SavedAlone:
     def save_overload(self, signature: Any, data: Any) -> None:
         """Save the machine code of one signature; where nothing can be written, do without."""
         with contextlib.suppress(OSError):
-            cache_root().mkdir(parents=True, exist_ok=True)
-            with open(cache_root() / ".saving", "w") as lock:
+            with open(_own_folder() / ".saving", "w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 self._numba_cache.save_overload(signature, data)
 
@@ -145,8 +179,7 @@ def compiling_alone() -> Iterator[None]:
     leave an index that points at the other's machine code, so first calls run one
     process at a time.
     """
-    cache_root().mkdir(parents=True, exist_ok=True)
-    with open(cache_root() / ".lock", "w") as lock:
+    with open(_own_folder() / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
