@@ -128,10 +128,9 @@ class _SavedAlone:
 
     def save_overload(self, signature: Any, data: Any) -> None:
         """Save the machine code of one signature; where nothing can be written, do without."""
-        with contextlib.suppress(OSError):
-            with open(_own_folder() / ".saving", "w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                self._numba_cache.save_overload(signature, data)
+        with contextlib.suppress(OSError), open(_own_folder() / ".saving", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._numba_cache.save_overload(signature, data)
 
 
 def inlined[Function: Callable[..., Any]](function: Function) -> Function:
