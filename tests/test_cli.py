@@ -133,6 +133,35 @@ def test_damage_is_found_and_named(recipe, tmp_path):
     assert "features" in result.stderr
 
 
+def test_what_verify_finds_repair_computes_again(recipe, tmp_path):
+    path, lake = recipe(), str(tmp_path / "lake")
+    run(path)
+    assert as_json("verify", lake, "--deep")["problems"] == []
+    shard = next((tmp_path / "lake" / "parts").glob("*/symmetry_functions-*/features/c/*/*"))
+    shard.unlink()
+    assert "computed 1 groups of features" in call("repair", lake).stdout
+    positions = next((tmp_path / "lake" / "parts").glob("*/structures/positions/c/*/*"))
+    positions.write_bytes(positions.read_bytes()[:-1])
+    assert "only with a RECIPE" in call("repair", lake, code=7).stderr
+    done = as_json("repair", lake, path)
+    assert (done["n_structures"], done["problems"]) == (2, [])
+    assert as_json("verify", lake, "--deep")["problems"] == []
+
+
+def test_a_commit_that_is_gone_is_found(recipe, tmp_path):
+    run(recipe())
+    (tmp_path / "lake/catalogue/features/_delta_log/00000000000000000001.json").unlink()
+    result = call("verify", str(tmp_path / "lake"), code=7)
+    assert "catalogue/features: it had version 1 and has 0" in result.stderr
+
+
+def test_a_lake_of_this_version_is_upgraded_to_it(recipe, tmp_path):
+    run(recipe())
+    done = as_json("upgrade", str(tmp_path / "lake"))
+    assert done == {"format_version_before": 1, "format_version": 1}
+    call("upgrade", str(tmp_path / "none"), code=4)
+
+
 def test_a_lake_is_compacted_collected_and_purged(recipe, tmp_path):
     lake = str(tmp_path / "lake")
     run(recipe(parts={"structures": 1}))

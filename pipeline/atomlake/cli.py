@@ -568,6 +568,24 @@ class _Age(click.ParamType[timedelta]):
 
 @main.command()
 @click.argument("lake", type=click.Path())
+@_as_json
+@_reports_errors
+def upgrade(lake: str, as_json: bool) -> None:
+    """Take LAKE, written by an older atomlake, to the format of this one."""
+    from atomlake.lake import layout
+    from atomlake.lake.lock import alone
+
+    layout.check_marker(lake)
+    with alone(lake, "upgrade"):
+        found = layout.upgrade(lake)
+    if as_json:
+        _print_json({"format_version_before": found, "format_version": layout.FORMAT_VERSION})
+    else:
+        click.echo(f"{lake}: format version {found} before, {layout.FORMAT_VERSION} after")
+
+
+@main.command()
+@click.argument("lake", type=click.Path())
 @click.option("--part-size", default="192MB", show_default=True, help="Bytes on disk of a part.")
 @_as_json
 @_reports_errors

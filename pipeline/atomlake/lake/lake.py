@@ -53,7 +53,6 @@ class Lake:
             If the folder holds something else, cannot be written, or has a newer format.
         """
         layout.create_marker(path)
-        layout.check_marker(path)
         layout.upgrade(path)
         create_tables(path)
         return cls.open(path)

@@ -255,14 +255,23 @@ def check_marker(lake: Place | str) -> None:
         )
 
 
-def upgrade(lake: Place | str) -> None:
-    """Take a lake of an older format to this one, version by version; readers need not."""
+def upgrade(lake: Place | str) -> int:
+    """Take a lake of an older format to this one, version by version; return which it had.
+
+    Raises
+    ------
+    LakeError
+        If it is no lake, or one of a newer format.
+    """
+    check_marker(lake)
     marker = place(lake) / MARKER
     content = json.loads(marker.read_bytes())
+    found = int(content["format_version"])
     while content["format_version"] < FORMAT_VERSION:
         UPGRADES[content["format_version"]](place(lake))
         content["format_version"] += 1
         write_whole(marker, json.dumps(content, indent=2).encode())
+    return found
 
 
 def write_new(path: Place, content: bytes) -> None:
