@@ -149,8 +149,6 @@ class ObjectPath:
             settings["aws_endpoint_url"] = options["endpoint"]
         if options.get("endpoint", "").startswith("http://"):
             settings["aws_allow_http"] = "true"
-        if self.has_single_committer:
-            settings |= {"aws_conditional_put": "disabled", "aws_s3_allow_unsafe_rename": "true"}
         return settings
 
     @property
@@ -240,11 +238,6 @@ class ObjectPath:
         import obstore
         from obstore.exceptions import AlreadyExistsError
 
-        if self.has_single_committer:
-            if self.exists():
-                return False
-            self.write_bytes(content)
-            return True
         with _translated():
             try:
                 obstore.put(self._store, self.key, content, mode="create")

@@ -220,7 +220,7 @@ class Recipe(BaseModel):
 
     model_config = _STRICT
 
-    lake: str = Field(description="Folder of the lake; made by the first run.")
+    lake: str = Field(description="Folder or s3:// URL of the lake; made by the first run.")
     sources: tuple[Source, ...] = Field(min_length=1, description="Databases of structures.")
     descriptors: tuple[DescriptorEntry, ...] = Field(
         default=(), description="What to compute of every structure."

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from atomlake.buckets import is_url
 from atomlake.errors import SourceError
 from atomlake.registry import Registry
 
@@ -72,7 +73,7 @@ def options_hash(source: Source) -> str:
 
 
 def expand(source: Source) -> list[str]:
-    """List the locations of a source: files, database URLs, collections; sorted.
+    """List the locations of a source: files, objects, database URLs, collections; sorted.
 
     A folder stands for every file in it and below, except hidden ones and what
     accompanies a database. Pipes, sockets and devices are no files.
@@ -83,6 +84,10 @@ def expand(source: Source) -> list[str]:
         If nothing is there.
     """
     path = source.path
+    if is_url(path):
+        from atomlake.sources import objects
+
+        return objects.expand(path)
     if path.startswith("ase:") or "://" in path:
         return [path]
     expanded = os.path.expanduser(path)
@@ -128,6 +133,10 @@ def reader(location: str, source: Source, scratch: Path, guard: Guard | None = N
             f"source {source.label!r}: select has a meaning for databases only, but {location} "
             f"is read as {reader_class.format}; remove it"
         )
+    if is_url(location):
+        from atomlake.sources import objects
+
+        return objects.ObjectReader(reader_class, location, source, scratch, guard)
     return reader_class(location, source, scratch, guard)
 
 
@@ -137,7 +146,8 @@ def _reader_class(location: str, source: Source) -> type[Reader]:
             return get(source.format)
         except KeyError as error:
             raise SourceError(f"source {source.label!r}: {error.args[0]}") from None
+    file = location.partition("?")[0] if is_url(location) else location
     for name in dict.fromkeys([*_REGISTRY.listed, *names()]):
-        if any(fnmatchcase(location.lower(), pattern) for pattern in get(name).patterns):
+        if any(fnmatchcase(file.lower(), pattern) for pattern in get(name).patterns):
             return get(name)
     return get(_FALLBACK)

@@ -67,8 +67,8 @@ class Source(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str = Field(
-        description="A file, a glob, a folder, a database URL (its password is not kept; "
-        "${NAME} in its place is taken from the environment), or ase:NAME for a collection "
+        description="A file, a glob, a folder, an s3:// URL, a database URL (its password is not "
+        "kept; ${NAME} in its place is taken from the environment), or ase:NAME for a collection "
         "that ships inside ase (ase:g2, ase:s22, ase:dcdft, ase:elements)."
     )
     format: str = Field(default="auto", description="Registered format, or auto by file name.")
