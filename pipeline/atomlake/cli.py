@@ -131,7 +131,12 @@ def _report(outcome: Outcome, lake: str, as_json: bool) -> None:
         if totals.peak_nbytes:
             click.echo(
                 f"memory     up to {size(totals.peak_nbytes)} per worker "
-                f"({size(plan.memory_nbytes)} projected)"
+                f"({size(totals.projected_nbytes)} projected"
+                + (
+                    f"; {totals.n_above_projection} units took more than theirs)"
+                    if totals.n_above_projection
+                    else ")"
+                )
             )
         click.echo(f"set aside  {_counts(totals.set_aside)}")
         if totals.set_aside:

@@ -29,6 +29,7 @@ class Database:
             }
         ]
         self.limits = {}
+        self.cluster = {}
         self.save()
 
     def save(self):
@@ -42,6 +43,7 @@ class Database:
                 "sources": [{"path": str(self.file), "name": "db"}],
                 "descriptors": self.descriptors,
                 "limits": self.limits,
+                "cluster": self.cluster,
             }
         )
 

@@ -20,7 +20,7 @@ from atomlake.descriptors import get
 from atomlake.engine import execute, known
 from atomlake.engine.run import preview
 from atomlake.engine.tasks import run_unit
-from atomlake.engine.units import killed_worker
+from atomlake.engine.units import memory_of_worker
 from atomlake.errors import SetAside
 from atomlake.lake import Lake
 from atomlake.lake.verify import verify
@@ -106,9 +106,9 @@ def test_a_part_of_which_all_is_fatal(deadly):
 
 def test_with_the_same_memory_it_is_not_tried_again_and_with_more_it_is(deadly, monkeypatch):
     deadly.run()
-    monkeypatch.setattr(known, "killed_worker", lambda memory_nbytes: PROBLEM)
+    monkeypatch.setattr(known, "memory_of_worker", lambda memory_nbytes: PROBLEM.reason)
     assert preview(deadly.recipe).is_empty
-    monkeypatch.setattr(known, "killed_worker", killed_worker)
+    monkeypatch.setattr(known, "memory_of_worker", memory_of_worker)
     assert preview(deadly.recipe).n_new == 1
     monkeypatch.setattr(execute, "without_fatal", None)
     monkeypatch.undo()

@@ -285,6 +285,27 @@ class Descriptor(BaseModel, ABC):
             }
         )
 
+    def scratch_nbytes(self, n_atoms: Array, n_neighbours: Array, gradients: Gradients) -> Array:
+        """Bytes that making a block of rows takes beside the rows.
+
+        Copies of the block itself in double precision are not counted.
+
+        Parameters
+        ----------
+        n_atoms : float array, shape (n_structures,)
+            Atoms of each structure.
+        n_neighbours : float array, shape (n_structures,)
+            Neighbours of its atoms within :attr:`cutoff`.
+        gradients : Gradients
+            Derivatives that are wanted.
+        """
+        if not self.counts_structures(gradients):
+            return np.zeros_like(n_atoms)
+        positions = 3 * n_neighbours * (gradients.positions != "none")
+        run = 8 * self.n_values * (1 + positions + 9 * gradients.strain)
+        result: Array = np.maximum(run, RUN_NBYTES)
+        return result
+
     @property
     def n_components(self) -> int:
         """Equivariant components of each feature; 1 for invariants."""

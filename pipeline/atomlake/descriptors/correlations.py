@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from atomlake.descriptors.base import Gradients, LabelColumn, Rows
+from atomlake.descriptors.base import Array, Gradients, LabelColumn, Rows
 from atomlake.descriptors.couplings import n_trees, rotation_generators, trees
 from atomlake.descriptors.density import (
     DensityDescriptor,
@@ -37,7 +37,7 @@ from atomlake.kernels.correlations import (
     empty_room,
 )
 from atomlake.kernels.expansion import Expansion, empty_environment
-from atomlake.kernels.lanes import n_padded
+from atomlake.kernels.lanes import LANES, n_padded
 from atomlake.neighbours import Neighbours
 from atomlake.structures import Structures
 
@@ -179,6 +179,15 @@ class DensityCorrelation(DensityDescriptor):
             for name, column in zip(names, values, strict=True)
         }
 
+    def scratch_nbytes(self, n_atoms: Array, n_neighbours: Array, gradients: Gradients) -> Array:
+        """Bytes of what is summed, and of the derivatives of the coefficients."""
+        is_inner = self.average == "inner"
+        own = coefficients_nbytes(
+            expansion_parameters(self), n_atoms if is_inner else n_neighbours, is_inner, gradients
+        )
+        summed = super().scratch_nbytes(n_atoms, n_neighbours, gradients)
+        return summed + own
+
     def _environments(
         self,
         structures: Structures,
@@ -200,6 +209,18 @@ class DensityCorrelation(DensityDescriptor):
     ) -> None:
         expansion, couplings = expansion_parameters(self), _couplings(self)
         correlate_mean(expansion, couplings, structures, neighbours, first, last, rows)
+
+
+def coefficients_nbytes(
+    expansion: Expansion, n_members: Array, is_mean: bool, gradients: Gradients
+) -> Array:
+    """Bytes of the coefficients' derivatives by ``n_members`` neighbours, or atoms of a mean."""
+    repeats = expansion.n_species if is_mean else expansion.n_repeats
+    n_harmonics = (expansion.l_max + 1) ** 2
+    n_derivatives = 3 * expansion.n_max * n_harmonics * (gradients.positions != "none")
+    per_member = 8 * repeats * (n_derivatives + 4 * n_harmonics + 8)
+    result: Array = per_member * (n_members + LANES)
+    return result
 
 
 def correlate(

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from atomlake.descriptors.base import Citation, Descriptor, Gradients, LabelColumn, Rows
+from atomlake.descriptors.base import Array, Citation, Descriptor, Gradients, LabelColumn, Rows
 from atomlake.errors import SetAside
 from atomlake.kernels import matrices
 from atomlake.neighbours import Neighbours
@@ -126,6 +126,12 @@ class _Matrix(Descriptor):
         """Estimate seconds per atom of a structure of ``n_atoms_max`` atoms."""
         per_pair = 4e-8 + 1.3e-7 * gradients.any
         return 1e-6 + per_pair * self.n_atoms_max + 1e-9 * gradients.any * self.n_features
+
+    def scratch_nbytes(self, n_atoms: Array, n_neighbours: Array, gradients: Gradients) -> Array:
+        """Bytes of the matrix, what solves for its eigenvalues, and its derivatives."""
+        values = 24 + (24 * (gradients.positions != "none") + 48 * gradients.strain)
+        values += 32 * gradients.any  # eigenvectors
+        return values * np.minimum(n_atoms, self.n_atoms_max) ** 2
 
     def _whole_structures(
         self,

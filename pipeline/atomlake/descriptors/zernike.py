@@ -9,8 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from atomlake.descriptors.base import Citation, Descriptor, Gradients, LabelColumn, Rows
-from atomlake.descriptors.correlations import Block, assemble, correlate, correlate_mean
+from atomlake.descriptors.base import Array, Citation, Descriptor, Gradients, LabelColumn, Rows
+from atomlake.descriptors.correlations import (
+    Block,
+    assemble,
+    coefficients_nbytes,
+    correlate,
+    correlate_mean,
+)
 from atomlake.descriptors.cutoffs import Cutoff
 from atomlake.descriptors.density import SpeciesWeights, elements_as_species, weight_matrix
 from atomlake.descriptors.radial import radial_table
@@ -158,6 +164,15 @@ class Zernike(Descriptor):
         if self.species_weights is None:
             return self.species_numbers
         return -1 - np.arange(self._densities.shape[1], dtype=np.int32)
+
+    def scratch_nbytes(self, n_atoms: Array, n_neighbours: Array, gradients: Gradients) -> Array:
+        """Bytes of what is summed, and of the derivatives of the coefficients."""
+        is_inner = self.average == "inner"
+        own = coefficients_nbytes(
+            _expansion(self), n_atoms if is_inner else n_neighbours, is_inner, gradients
+        )
+        summed = super().scratch_nbytes(n_atoms, n_neighbours, gradients)
+        return summed + own
 
     def _environments(
         self,

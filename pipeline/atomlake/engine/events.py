@@ -43,6 +43,7 @@ class UnitDone:
     set_aside: Mapping[str, int]
     seconds: Mapping[str, float]
     nbytes: int
+    projected_nbytes: int
     peak_nbytes: int
     worker: str
 
@@ -99,7 +100,9 @@ class Totals:
     n_atoms: int = 0
     n_parts: int = 0
     nbytes: int = 0
+    projected_nbytes: int = 0
     peak_nbytes: int = 0
+    n_above_projection: int = 0
     n_failed: int = 0
     set_aside: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -112,7 +115,9 @@ class Totals:
                 self.n_structures += event.n_structures
                 self.n_atoms += event.n_atoms
                 self.nbytes += event.nbytes
+                self.projected_nbytes = max(self.projected_nbytes, event.projected_nbytes)
                 self.peak_nbytes = max(self.peak_nbytes, event.peak_nbytes)
+                self.n_above_projection += 0 < event.projected_nbytes < event.peak_nbytes
                 self.set_aside.update(event.set_aside)
                 for stage, seconds in event.seconds.items():
                     self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
@@ -129,7 +134,9 @@ class Totals:
             "n_atoms": self.n_atoms,
             "n_parts": self.n_parts,
             "nbytes": self.nbytes,
+            "worker_projected_nbytes": self.projected_nbytes,
             "worker_peak_nbytes": self.peak_nbytes,
+            "n_units_above_projection": self.n_above_projection,
             "n_failed": self.n_failed,
             "set_aside": dict(self.set_aside),
             "worker_seconds": {k: round(v, 3) for k, v in self.seconds.items()},

@@ -224,7 +224,7 @@ def without_fatal(
         if len(ends) == 1 and not fatal:
             yield unit, ends[0][1]
         else:
-            whole = replace(unit, fatal=fatal)
+            whole = replace(unit, fatal={**unit.fatal, **fatal})
             yield whole, attempt_again(whole)
 
 

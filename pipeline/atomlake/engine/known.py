@@ -13,8 +13,7 @@ import polars as pl
 
 from atomlake.descriptors.base import Gradients
 from atomlake.engine.changes import low_bits
-from atomlake.engine.units import Speed, Task, killed_worker
-from atomlake.errors import SetAside
+from atomlake.engine.units import Speed, Task, memory_of_worker
 from atomlake.lake import Lake
 from atomlake.lake.catalogue import TABLES, reporting
 from atomlake.sources.base import Fingerprint
@@ -30,20 +29,22 @@ BATCH_STRUCTURES = 100_000
 
 #: Why a location is looked at again by every run: what was wrong may have passed.
 PASSING = ("unreadable", "too_slow", "too_large", "crashed_reader")
+#: What may do for workers of another memory.
+FOR_MEMORY = ("killed_worker", "too_large_for_worker")
 
 
 class Known:
     """What a lake already holds; nothing at all where there is no lake yet.
 
-    What was set aside by checks that are no longer made, or because it ended workers of another
-    memory than ``memory_nbytes``, is to be tried again.
+    What was set aside by checks that are no longer made, or for workers of another memory than
+    ``memory_nbytes``, is to be tried again.
     """
 
     def __init__(self, lake: Lake | None, memory_nbytes: int) -> None:
         self._lake = lake
-        self._fatal = killed_worker(memory_nbytes)
+        memory = memory_of_worker(memory_nbytes)
         self._is_obsolete = (pl.col("status") == "set_aside") & (
-            (pl.col("check_hash") != CHECKS_VERSION) | _ended_others(self._fatal, pl.col)
+            (pl.col("check_hash") != CHECKS_VERSION) | _is_of_others(memory, pl.col)
         )
         self._states = {
             (row["source"], row["location"]): row
@@ -51,7 +52,7 @@ class Known:
         }
         entry = pl.element().struct
         codes = pl.col("set_aside").list.eval(entry.field("code"))
-        ended_others = _ended_others(self._fatal, entry.field)
+        is_of_others = _is_of_others(memory, entry.field)
         self._features = self._collect(
             self._table("features").select(
                 "descriptor_id",
@@ -62,7 +63,7 @@ class Known:
                 "seconds",
                 "max_neighbours",
                 has_too_many=codes.list.contains("too_many_neighbours"),
-                has_obsolete=pl.col("set_aside").list.eval(ended_others).list.any(),
+                has_obsolete=pl.col("set_aside").list.eval(is_of_others).list.any(),
                 n_covered=pl.col("rows").list.len() + pl.col("set_aside").list.len(),
             )
         )
@@ -244,6 +245,7 @@ class Known:
         }
 
 
-def _ended_others(fatal: SetAside, field: Callable[[str], pl.Expr]) -> pl.Expr:
-    """Whether something was set aside because it ended workers of another memory."""
-    return (field("code") == fatal.code) & (field("reason") != fatal.reason)
+def _is_of_others(memory: str, field: Callable[[str], pl.Expr]) -> pl.Expr:
+    """Whether something was set aside for workers of another memory than is told here."""
+    is_for_memory = field("code").is_in(FOR_MEMORY)
+    return is_for_memory & ~field("reason").str.ends_with(memory)

@@ -22,7 +22,17 @@ from atomlake.engine import memory, scan
 from atomlake.engine.changes import Changes, compare, told_apart
 from atomlake.engine.known import Known
 from atomlake.engine.scan import LocationState
-from atomlake.engine.units import Estimate, Piece, Speed, Task, Unit, costs, cut
+from atomlake.engine.units import (
+    Costs,
+    Estimate,
+    Piece,
+    Speed,
+    Task,
+    Unit,
+    costs,
+    cut,
+    too_large_for_worker,
+)
 from atomlake.errors import RecipeError
 from atomlake.lake import Lake, layout
 from atomlake.recipe import DescriptorEntry, Recipe
@@ -256,12 +266,11 @@ def _too_large(plan: Plan, recipe: Recipe) -> Iterator[str]:
                 f"the run would write up to {nbytes / 1e9:,.0f} GB and {folder} has "
                 f"{free / 1e9:,.0f} GB free"
             )
-    allowed = recipe.cluster.memory_per_worker
+    allowed = memory.USABLE * recipe.cluster.memory_per_worker
     if plan.memory_nbytes > allowed:
         yield (
-            f"a worker would need {plan.memory_nbytes / 1e9:,.2f} GB and has "
-            f"{allowed / 1e9:,.2f} GB; use fewer workers, raise cluster.memory, or make "
-            "parts.nbytes smaller"
+            f"a worker would need {plan.memory_nbytes / 1e9:,.2f} GB and may use "
+            f"{allowed / 1e9:,.2f} GB; use fewer workers, or raise cluster.memory"
         )
 
 
@@ -331,6 +340,8 @@ def _ingest_units(
 ) -> Iterator[Unit]:
     """Cut the new records of a source into units; a unit may span several locations."""
     limit, size = recipe.limits.max_neighbours, recipe.parts
+    allowed = recipe.cluster.memory_per_worker
+    available = memory.available(allowed)
     first = 0
     while first < len(new):
         # several units at a time: estimates for all records would take more than the records
@@ -344,13 +355,14 @@ def _ingest_units(
             speed,
             limit,
         )
-        ranges = list(cut(cost, size))
+        ranges = list(cut(cost, size, available))
         if block.stop < len(new):
             del ranges[-1]  # which would go on in the next block
         for rows in ranges:
             place = slice(first + rows.start, first + rows.stop)
             unit_pieces = tuple(p for p, _ in _pieces(source, by_location, new, place))
-            yield Unit(source.label, unit_pieces, None, None, tuple(tasks), cost.total(rows))
+            unit = Unit(source.label, unit_pieces, None, None, tuple(tasks), cost.total(rows))
+            yield unit if len(unit) > 1 else _within(unit, cost, rows, allowed)
         first += ranges[-1].stop
 
 
@@ -383,7 +395,26 @@ def _feature_units(
         )
         cost = costs(n_atoms.to_numpy(), np.full(len(live), np.nan), missing, speed, limit)
         rows = None if len(live) == n_structures else tuple(live.to_list())
-        yield Unit(source, (), part_id, rows, missing, cost.total(slice(None)))
+        unit = Unit(source, (), part_id, rows, missing, cost.total(slice(None)))
+        yield _within(unit, cost, slice(None), recipe.cluster.memory_per_worker)
+
+
+def _within(unit: Unit, cost: Costs, rows: slice, memory_nbytes: int) -> Unit:
+    """Return the unit without the structures that are too large for workers of so much memory.
+
+    Where a worker has too little for any structure, none is left out, and the plan is refused.
+    """
+    needed = (cost.input_nbytes + cost.working_nbytes)[rows]
+    available = memory.available(memory_nbytes)
+    is_too_large = needed > available
+    if available < memory.LEAST_NBYTES or not is_too_large.any():
+        return unit
+    fatal = {
+        int(i): too_large_for_worker(int(memory_nbytes - available + needed[i]), memory_nbytes)
+        for i in np.flatnonzero(is_too_large)
+    }
+    left = cost.without(is_too_large, rows).total(slice(None))
+    return replace(unit, estimate=left, fatal=fatal)
 
 
 def _covered(parts: pl.DataFrame, computed: pl.DataFrame) -> set[str]:

@@ -33,6 +33,7 @@ from atomlake.engine.events import (
     Totals,
     UnitDone,
     UnitFailed,
+    WorkerMessage,
 )
 from atomlake.engine.plan import Plan, make_plan
 from atomlake.engine.tasks import UnitRecord
@@ -254,10 +255,20 @@ class _Publisher:
                 record.set_aside,
                 record.seconds,
                 record.nbytes,
+                record.projected_nbytes,
                 record.peak_nbytes,
                 record.worker,
             )
         )
+        if 0 < record.projected_nbytes < record.peak_nbytes:
+            self.tell(
+                WorkerMessage(
+                    record.worker,
+                    "WARNING",
+                    f"a unit of {record.n_structures} structures took {record.peak_nbytes:,} bytes "
+                    f"of memory and was projected to take {record.projected_nbytes:,}",
+                )
+            )
 
     def flush(self) -> None:
         """Publish all that waits: the structures, then their features."""

@@ -101,7 +101,8 @@ def digest(unit: Unit) -> str:
     """Name of a unit: the same in every process that plans it, and of no other unit."""
     content = hashlib.blake2b(digest_size=16)
     tasks = [(task.descriptor.descriptor_id, list(task.gradients)) for task in unit.tasks]
-    content.update(json.dumps([unit.source, unit.part_id, unit.rows, tasks]).encode())
+    fatal = sorted(unit.fatal.items())
+    content.update(json.dumps([unit.source, unit.part_id, unit.rows, tasks, fatal]).encode())
     for piece in unit.pieces:
         content.update(piece.location.encode() + b"\0")
         content.update(piece.record_hashes.tobytes() + piece.nth.tobytes())
@@ -124,6 +125,7 @@ def dump(record: UnitRecord) -> bytes:
         "n_structures": record.n_structures,
         "n_atoms": record.n_atoms,
         "nbytes": record.nbytes,
+        "projected_nbytes": record.projected_nbytes,
         "peak_nbytes": record.peak_nbytes,
         "seconds": record.seconds,
         "worker": record.worker,
@@ -181,6 +183,7 @@ def _done(record: UnitRecord) -> Event:
         record.set_aside,
         record.seconds,
         record.nbytes,
+        record.projected_nbytes,
         record.peak_nbytes,
         record.worker,
     )

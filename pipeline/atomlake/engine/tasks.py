@@ -7,7 +7,6 @@ publishes the record that the task returns.
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import time
 import traceback
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from atomlake import sources
 from atomlake.descriptors.base import Descriptor, Gradients, Rows, empty_rows
+from atomlake.engine import memory
 from atomlake.engine.units import Piece, Unit, packed
 from atomlake.engine.versions import versions
 from atomlake.errors import LakeError, SetAside, SourceError
@@ -61,6 +61,7 @@ class UnitRecord:
     n_structures: int = 0
     n_atoms: int = 0
     nbytes: int = 0
+    projected_nbytes: int = 0
     peak_nbytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     worker: str = field(default_factory=lambda: f"{socket.gethostname()} {os.getpid()}")
@@ -104,7 +105,8 @@ def run_unit(lake: str, unit: Unit, limits: Limits) -> UnitRecord:
     LakeError
         If the lake cannot be written; nothing else can go on either.
     """
-    record = UnitRecord()
+    record = UnitRecord(projected_nbytes=memory.project(unit))
+    memory.forget_peak()
     descriptors = [(task.descriptor, task.gradients) for task in unit.tasks]
     with record.timing("compile"):
         warm(descriptors)
@@ -125,7 +127,7 @@ def run_unit(lake: str, unit: Unit, limits: Limits) -> UnitRecord:
         batch.largest_cutoff = max((d.cutoff for d, _ in descriptors), default=0.0)
         for descriptor, gradients in descriptors:
             _featurize(lake, record, batch, descriptor, gradients)
-    record.peak_nbytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    record.peak_nbytes = memory.peak()
     return record
 
 

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from atomlake import descriptors
-from atomlake.descriptors.base import Descriptor, Gradients
+from atomlake.descriptors.base import BLOCK_NBYTES, Descriptor, Gradients
 from atomlake.engine.changes import structure_id
 from atomlake.errors import SetAside
 from atomlake.recipe import PartSize
@@ -157,8 +157,8 @@ class Estimate:
     """What a unit, or a whole plan, is expected to take.
 
     ``nbytes`` counts arrays to be written, before compression; ``input_nbytes`` what structures
-    and neighbour lists take in memory; ``largest_row_nbytes`` the largest set of arrays that
-    has to be in memory at once for one row of output.
+    and neighbour lists take in memory; ``working_nbytes`` what the largest block of output and
+    what makes it take beside them.
     """
 
     n_structures: int = 0
@@ -167,7 +167,7 @@ class Estimate:
     seconds: float = 0.0
     nbytes: int = 0
     input_nbytes: int = 0
-    largest_row_nbytes: int = 0
+    working_nbytes: int = 0
 
     def __add__(self, other: Estimate) -> Estimate:
         return Estimate(
@@ -177,7 +177,7 @@ class Estimate:
             self.seconds + other.seconds,
             self.nbytes + other.nbytes,
             self.input_nbytes + other.input_nbytes,
-            max(self.largest_row_nbytes, other.largest_row_nbytes),
+            max(self.working_nbytes, other.working_nbytes),
         )
 
     def share(self, n_structures: int) -> Estimate:
@@ -190,7 +190,7 @@ class Estimate:
             self.seconds * part,
             int(self.nbytes * part),
             int(self.input_nbytes * part),
-            self.largest_row_nbytes,
+            self.working_nbytes,
         )
 
 
@@ -213,8 +213,8 @@ class Unit:
     estimate : Estimate
         What it is expected to take.
     fatal : mapping of int to SetAside
-        Structures, by their position in the unit, that end every worker that tries them, and
-        what is to be recorded of them instead. A new one is alone in its unit.
+        Structures, by their position in the unit, that workers are not to try, and what is to
+        be recorded of them instead. A new one is alone in its unit.
     """
 
     source: str
@@ -241,6 +241,7 @@ class Unit:
             pieces=tuple(piece for piece in pieces if len(piece)),
             rows=rows,
             estimate=self.estimate.share(len(chosen)),
+            fatal={i - chosen.start: self.fatal[i] for i in self.fatal if i in chosen},
         )
 
     @property
@@ -253,9 +254,24 @@ def killed_worker(memory_nbytes: int) -> SetAside:
     """What is recorded of a structure that ends every worker of so much memory."""
     return SetAside(
         "killed_worker",
-        f"every worker that tried it died, with {memory_nbytes / 1e9:,.2f} GB of memory; give "
-        "workers more memory (cluster.memory), or correct the structure",
+        "every worker that tried it died; give workers more memory, or correct the structure; "
+        + memory_of_worker(memory_nbytes),
     )
+
+
+def too_large_for_worker(needed_nbytes: int, memory_nbytes: int) -> SetAside:
+    """What is recorded of a structure that no worker of so much memory can be given."""
+    return SetAside(
+        "too_large_for_worker",
+        f"a worker is projected to need {needed_nbytes:,} bytes for it alone; give workers more "
+        "memory, or ask for less at a time (gradients, n_atoms_max); "
+        + memory_of_worker(memory_nbytes),
+    )
+
+
+def memory_of_worker(memory_nbytes: int) -> str:
+    """Say how much memory decided; what ends otherwise is tried again."""
+    return f"a worker had {memory_nbytes:,} bytes (cluster.memory)"
 
 
 @dataclass(frozen=True)
@@ -267,7 +283,7 @@ class Costs:
     seconds: Floats
     nbytes: Floats
     input_nbytes: Floats
-    largest_row_nbytes: Floats
+    working_nbytes: Floats
 
     def total(self, rows: slice) -> Estimate:
         """Sum over a range of structures."""
@@ -278,8 +294,12 @@ class Costs:
             seconds=float(self.seconds[rows].sum()),
             nbytes=int(self.nbytes[rows].sum()),
             input_nbytes=int(self.input_nbytes[rows].sum()),
-            largest_row_nbytes=int(self.largest_row_nbytes[rows].max(initial=0)),
+            working_nbytes=int(self.working_nbytes[rows].max(initial=0)),
         )
+
+    def without(self, some: NDArray[np.bool_], rows: slice) -> Costs:
+        """Return the costs of a range, with nothing to do for ``some`` of its structures."""
+        return Costs(*(np.where(some, 0.0, values[rows]) for values in vars(self).values()))
 
 
 def costs(
@@ -309,7 +329,7 @@ def costs(
     zero = np.zeros(len(atoms))
     # numbers, positions, labels; 20 µs to read and check a structure, 1 µs for an atom
     nbytes, seconds = 60.0 * atoms + 200.0, 2e-5 + 1e-6 * atoms
-    n_pairs, largest = zero.copy(), zero.copy()
+    n_pairs, working = zero.copy(), zero.copy()
     for task in tasks:
         descriptor, gradients = task.descriptor, task.gradients
         neighbours = np.minimum(_neighbours(descriptor.cutoff, atoms, volumes), max_neighbours)
@@ -330,7 +350,12 @@ def costs(
         )
         nbytes = nbytes + size
         by_structure = descriptor.counts_structures(gradients)
-        largest = np.maximum(largest, size if by_structure else size / atoms)
+        block = np.maximum(size if by_structure else size / atoms, BLOCK_NBYTES)
+        # the block itself, in double precision where it is summed or made, and as it is written
+        needed = block * (2 + 8 / itemsize) + descriptor.scratch_nbytes(
+            atoms, neighbours, gradients
+        )
+        working = np.maximum(working, needed)
         if (descriptor.descriptor_id, gradients) in speed:
             seconds = seconds + speed[descriptor.descriptor_id, gradients] * features
         else:
@@ -339,7 +364,7 @@ def costs(
             seconds = seconds + per_atom * atoms
     n_lists = len({task.descriptor.cutoff for task in tasks})
     in_memory = ATOM_NBYTES * atoms + PAIR_NBYTES * min(n_lists, 2) * n_pairs
-    return Costs(atoms, n_pairs, seconds, nbytes, in_memory, largest)
+    return Costs(atoms, n_pairs, seconds, nbytes, in_memory, working)
 
 
 def _neighbours(cutoff: float, n_atoms: Floats, volumes: NDArray[Any]) -> Floats:
@@ -350,17 +375,21 @@ def _neighbours(cutoff: float, n_atoms: Floats, volumes: NDArray[Any]) -> Floats
     return np.where(np.isfinite(periodic), periodic, free)
 
 
-def cut(costs: Costs, size: PartSize) -> Iterator[slice]:
+def cut(costs: Costs, size: PartSize, available_nbytes: float = np.inf) -> Iterator[slice]:
     """Cut structures, in order, into ranges that stay within the size of a part.
 
-    A single structure that is larger than a part is a range of its own.
+    A single structure that is larger than a part is a range of its own. So is one that needs more
+    than half of the memory that a worker has for it to work with: the inputs of a range take the
+    other half at most.
     """
     n = len(costs.n_atoms)
+    is_alone = costs.working_nbytes > available_nbytes / 2
+    alone = np.append(np.flatnonzero(is_alone), n)
     limits = [
         (np.concatenate([[0.0], np.cumsum(amount)]), float(limit))
         for amount, limit in (
             (costs.nbytes, size.nbytes),
-            (costs.input_nbytes, size.memory),
+            (costs.input_nbytes, min(size.memory, available_nbytes / 2)),
             (costs.seconds, size.seconds),
         )
     ]
@@ -370,6 +399,7 @@ def cut(costs: Costs, size: PartSize) -> Iterator[slice]:
             int(np.searchsorted(total, total[first] + limit, side="right")) - 1
             for total, limit in limits
         ]
-        last = max(min(*within, first + size.structures, n), first + 1)
+        next_alone = int(alone[np.searchsorted(alone, first)])
+        last = max(min(*within, first + size.structures, next_alone), first + 1)
         yield slice(first, last)
         first = last
