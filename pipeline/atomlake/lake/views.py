@@ -254,7 +254,9 @@ class _View:
         self.tail = (labels.attrs["n_components"],) * is_equivariant + (labels.attrs["n_features"],)
         self.variables = feature_variables(self.per, form, is_equivariant)
         has_pairs = self.per == "atom" and form == "pairs"
-        self.covered = _covered(live, self.records, has_pairs)
+        # A damaged table may have lists that do not fit each other.
+        with reporting(catalogue.lake):
+            self.covered = _covered(live, self.records, has_pairs)
         self.live = live
         file, at_structure, at_atom, n_atoms = _columns(
             self.covered, "file", "at_structure", "at_atom", "n_atoms"
