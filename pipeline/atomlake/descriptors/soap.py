@@ -267,7 +267,7 @@ class Soap(DensityDescriptor):
                 first,
                 last,
                 room(expansion, neighbours, first, last, rows),
-                np.empty(6 * expansion.n_padded),
+                np.empty(8 * expansion.n_padded),
                 np.empty((3, self.n_features)),
                 *exact,
             )
@@ -292,7 +292,7 @@ class Soap(DensityDescriptor):
             last,
             room(expansion, neighbours, first_atom, last_atom, rows),
             empty_environment(expansion, 0, False, len(rows.gradient_strain) > 0),
-            np.empty(6 * expansion.n_padded),
+            np.empty(8 * expansion.n_padded),
             np.empty((3, self.n_features)),
             *exact,
         )

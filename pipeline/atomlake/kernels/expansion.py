@@ -201,16 +201,23 @@ def empty_environment(
         order=np.empty(max_pairs, np.int64),
         weights=np.empty(max_pairs),
         slot_offsets=np.empty(expansion.n_species + 1, np.int64),
-        distances=np.empty(padded),
-        directions=np.empty(3 * padded),
-        fading=np.empty(padded),
-        fading_slope=np.empty(padded),
-        harmonics=np.empty((4 if has_gradient else 1) * n_harmonics * padded),
-        values=np.empty(TOGETHER * n_radial),
-        radial=np.empty(2 * n_radial * max_pairs if has_gradient else 0),
-        coefficients=np.empty(n_coefficients),
-        strain=np.empty(6 * n_coefficients if has_strain else 0),
+        distances=_empty(padded),
+        directions=_empty(3 * padded),
+        fading=_empty(padded),
+        fading_slope=_empty(padded),
+        harmonics=_empty((4 if has_gradient else 1) * n_harmonics * padded),
+        values=_empty(TOGETHER * n_radial),
+        radial=_empty(2 * n_radial * max_pairs if has_gradient else 0),
+        coefficients=_empty(n_coefficients),
+        strain=_empty(6 * n_coefficients if has_strain else 0),
     )
+
+
+def _empty(n: int) -> Floats:
+    """Allocate numbers whose blocks of lanes never straddle two cache lines."""
+    room = np.empty(n + LANES)
+    first = -room.ctypes.data % (8 * LANES) // 8
+    return room[first : first + n]
 
 
 @inlined

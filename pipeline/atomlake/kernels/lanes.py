@@ -83,11 +83,16 @@ def load(typing: Any, data: Any, index: Any) -> Any:
 
 @_instruction
 def store(typing: Any, data: Any, index: Any, value: Any) -> Any:
-    """Write all lanes to ``data[index:index + 8]`` of float64 data."""
+    """Write all lanes to ``data[index:index + 8]`` of float64 or float32 data."""
+    is_single = data.dtype == types.float32
+    vector = _FLOATS if is_single else _DOUBLES
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        address = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), _DOUBLES.as_pointer())
-        builder.store(arguments[2], address, align=8)
+        base, offset, value = arguments
+        address = builder.bitcast(builder.gep(base, [offset]), vector.as_pointer())
+        if is_single:
+            value = builder.fptrunc(value, vector)
+        builder.store(value, address, align=4 if is_single else 8)
         return context.get_dummy_value()
 
     return types.void(data, types.intp, _lanes), generate

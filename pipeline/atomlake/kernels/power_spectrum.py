@@ -101,7 +101,7 @@ def power_spectrum(
     ----------
     environment : Environment
         Room for the largest of the centres.
-    sums, row : array, shapes (6 n_padded,) and (3, n_features)
+    sums, row : array, shapes (8 n_padded,) and (3, n_features)
         More room.
     features : array, shape (n, n_features)
         Output.
@@ -128,10 +128,10 @@ def power_spectrum(
             expansion, pairs, centre, environment, has_positions or has_strain, has_strain
         )
         at = (centre - first) * n_features
-        _contract(expansion, layout, slots, n_slots, environment, features, at)
+        _contract(expansion, layout, slots, n_slots, environment, sums, features, at)
         if has_strain:
             _differentiate_by_strain(
-                expansion, layout, slots, n_slots, environment, gradient_strain, 9 * at
+                expansion, layout, slots, n_slots, environment, sums, gradient_strain, 9 * at
             )
         if has_positions:
             first_pair = pairs.offsets[centre] - pairs.offsets[first]
@@ -200,7 +200,7 @@ def power_spectrum_of_mean(
         Room for the largest of the centres.
     mean : Environment
         Room for the mean; no room for pairs is needed.
-    sums, row : array, shapes (6 n_padded,) and (3, n_features)
+    sums, row : array, shapes (8 n_padded,) and (3, n_features)
         More room.
     features : array, shape (n, n_features)
         Output.
@@ -232,10 +232,10 @@ def power_spectrum_of_mean(
             n = expand(expansion, pairs, centre, environment, has_strain, has_strain)
             add_to_mean(expansion, environment, n, weight, mean, n_slots, has_strain)
         at = (structure - first) * layout.n_features
-        _contract(expansion, layout, mean.slots, n_slots, mean, features, at)
+        _contract(expansion, layout, mean.slots, n_slots, mean, sums, features, at)
         if has_strain:
             _differentiate_by_strain(
-                expansion, layout, mean.slots, n_slots, mean, gradient_strain, 9 * at
+                expansion, layout, mean.slots, n_slots, mean, sums, gradient_strain, 9 * at
             )
         if not has_positions:
             continue
@@ -279,12 +279,13 @@ def _contract(
     slots: Slots,
     n_slots: int,
     environment: Environment,
+    tile: Floats,
     out: Output,
     out_at: int,
 ) -> None:
     """Write the features."""
     c = environment.coefficients
-    _contract_factors(expansion, layout, slots, n_slots, c, 0, c, False, out, out_at)
+    _contract_factors(expansion, layout, slots, n_slots, c, 0, c, False, tile, out, out_at)
 
 
 @inlined
@@ -294,6 +295,7 @@ def _differentiate_by_strain(
     slots: Slots,
     n_slots: int,
     environment: Environment,
+    tile: Floats,
     out: Output,
     out_at: int,
 ) -> None:
@@ -312,6 +314,7 @@ def _differentiate_by_strain(
             k * size,
             environment.coefficients,
             True,
+            tile,
             out,
             at,
         )
@@ -332,50 +335,167 @@ def _contract_factors(
     x_at: int,
     y: Floats,
     is_product_rule: bool,
+    tile: Floats,
     out: Output,
     out_at: int,
 ) -> None:
     """Write ``Σ_m x y`` of all species pairs, or ``Σ_m x y + y x``."""
-    n_max = expansion.n_max
-    n_padded = expansion.n_padded
-    width = n_slots * n_padded
     _clear_absent(expansion, layout, slots, -1, out, out_at)
     for slot1 in range(n_slots):
         for slot2 in range(slot1, n_slots):
-            is_equal = slot1 == slot2
             species1 = slots.species[slot1]
             species2 = slots.species[slot2]
             block = layout.block_offsets[species1 * expansion.n_species + species2]
             if block < 0:
                 continue
             block += out_at
-            for l in range(expansion.l_max + 1):
-                # Four rows at a time share the loads of the columns.
-                for n1 in range(0, n_max, 4):
-                    start = n1 // LANES * LANES if is_equal and layout.is_triangle else 0
-                    for n2 in range(start, n_padded, LANES):
-                        a0 = broadcast(0.0)
-                        a1 = broadcast(0.0)
-                        a2 = broadcast(0.0)
-                        a3 = broadcast(0.0)
-                        for lm in range(l * l, (l + 1) * (l + 1)):
-                            i = lm * width + slot1 * n_padded + n1
-                            j = lm * width + slot2 * n_padded + n2
-                            column = load(y, j)
-                            a0 = a0 + broadcast(x[x_at + i]) * column
-                            a1 = a1 + broadcast(x[x_at + i + 1]) * column
-                            a2 = a2 + broadcast(x[x_at + i + 2]) * column
-                            a3 = a3 + broadcast(x[x_at + i + 3]) * column
-                            if is_product_rule:
-                                column = load(x, x_at + j)
-                                a0 = a0 + broadcast(y[i]) * column
-                                a1 = a1 + broadcast(y[i + 1]) * column
-                                a2 = a2 + broadcast(y[i + 2]) * column
-                                a3 = a3 + broadcast(y[i + 3]) * column
-                        _write(expansion, layout, is_equal, l, n1, n2, a0, out, block)
-                        _write(expansion, layout, is_equal, l, n1 + 1, n2, a1, out, block)
-                        _write(expansion, layout, is_equal, l, n1 + 2, n2, a2, out, block)
-                        _write(expansion, layout, is_equal, l, n1 + 3, n2, a3, out, block)
+            # Where a row of eight functions is one register, and the number eight a constant,
+            # loops are unrolled and addresses need no arithmetic: half the time.
+            if expansion.n_max == LANES:
+                _contract_pair(
+                    expansion.l_max,
+                    LANES,
+                    layout,
+                    n_slots,
+                    slot1,
+                    slot2,
+                    x,
+                    x_at,
+                    y,
+                    is_product_rule,
+                    tile,
+                    out,
+                    block,
+                )
+            else:
+                _contract_pair(
+                    expansion.l_max,
+                    expansion.n_max,
+                    layout,
+                    n_slots,
+                    slot1,
+                    slot2,
+                    x,
+                    x_at,
+                    y,
+                    is_product_rule,
+                    tile,
+                    out,
+                    block,
+                )
+
+
+@inlined
+def _contract_pair(
+    l_max: int,
+    n_max: int,
+    layout: Layout,
+    n_slots: int,
+    slot1: int,
+    slot2: int,
+    x: Floats,
+    x_at: int,
+    y: Floats,
+    is_product_rule: bool,
+    tile: Floats,
+    out: Output,
+    block: int,
+) -> None:
+    """Write the features of one pair of species, which start at ``block``."""
+    n_padded = (n_max + LANES - 1) // LANES * LANES
+    width = n_slots * n_padded
+    is_equal = slot1 == slot2
+    is_triangle = is_equal and layout.is_triangle
+    for l in range(l_max + 1):
+        weight = layout.weight_degree[l]
+        if not is_equal:
+            weight *= layout.weight_unequal
+        for n1 in range(0, n_max, LANES):
+            for n2 in range(n1 if is_triangle else 0, n_max, LANES):
+                i = l * l * width + slot1 * n_padded + n1
+                j = l * l * width + slot2 * n_padded + n2
+                _sum_tile(x, x_at, y, i, j, width, 2 * l + 1, weight, is_product_rule, tile)
+                _write_tile(layout, tile, n_max, l, n1, n2, is_equal, out, block)
+
+
+@inlined
+def _sum_tile(
+    x: Floats,
+    x_at: int,
+    y: Floats,
+    i: int,
+    j: int,
+    width: int,
+    n_terms: int,
+    weight: float,
+    is_product_rule: bool,
+    tile: Floats,
+) -> None:
+    """Write weighted ``Σ_m x y`` of eight rows and eight columns."""
+    # Eight rows share the load of the columns, and are as many independent sums as it takes
+    # to hide how long an addition lasts.
+    a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = broadcast(0.0)
+    for _ in range(n_terms):
+        column = load(y, j)
+        a0 = a0 + broadcast(x[x_at + i]) * column
+        a1 = a1 + broadcast(x[x_at + i + 1]) * column
+        a2 = a2 + broadcast(x[x_at + i + 2]) * column
+        a3 = a3 + broadcast(x[x_at + i + 3]) * column
+        a4 = a4 + broadcast(x[x_at + i + 4]) * column
+        a5 = a5 + broadcast(x[x_at + i + 5]) * column
+        a6 = a6 + broadcast(x[x_at + i + 6]) * column
+        a7 = a7 + broadcast(x[x_at + i + 7]) * column
+        if is_product_rule:
+            column = load(x, x_at + j)
+            a0 = a0 + broadcast(y[i]) * column
+            a1 = a1 + broadcast(y[i + 1]) * column
+            a2 = a2 + broadcast(y[i + 2]) * column
+            a3 = a3 + broadcast(y[i + 3]) * column
+            a4 = a4 + broadcast(y[i + 4]) * column
+            a5 = a5 + broadcast(y[i + 5]) * column
+            a6 = a6 + broadcast(y[i + 6]) * column
+            a7 = a7 + broadcast(y[i + 7]) * column
+        i += width
+        j += width
+    factor = broadcast(weight)
+    store(tile, 0, factor * a0)
+    store(tile, LANES, factor * a1)
+    store(tile, 2 * LANES, factor * a2)
+    store(tile, 3 * LANES, factor * a3)
+    store(tile, 4 * LANES, factor * a4)
+    store(tile, 5 * LANES, factor * a5)
+    store(tile, 6 * LANES, factor * a6)
+    store(tile, 7 * LANES, factor * a7)
+
+
+@inlined
+def _write_tile(
+    layout: Layout,
+    tile: Floats,
+    n_max: int,
+    l: int,
+    n1: int,
+    n2: int,
+    is_equal: bool,
+    out: Output,
+    block: int,
+) -> None:
+    """Write those features of eight rows and eight columns that exist."""
+    n_rows = min(LANES, n_max - n1)
+    if not is_equal:
+        at = block + (l * n_max + n1) * n_max + n2
+        for k in range(n_rows):
+            value = load(tile, LANES * k)
+            if n2 + LANES <= n_max:
+                # Without a mask, which memory beyond the caches takes at half the speed.
+                store(out, at, value)
+            else:
+                store_some(out, at, value, 0, n_max - n2)
+            at += n_max
+        return
+    for k in range(n_rows):
+        value = load(tile, LANES * k)
+        _write_equal_row(n_max, layout, l, n1 + k, n2, value, out, block)
 
 
 @inlined
@@ -418,20 +538,44 @@ def _differentiate_by_pair(
                 weight *= layout.weight_unequal
             _sum_over_m(expansion, environment, p, l, coefficients, n_slots, other, weight, sums)
             for axis in range(3):
-                a = axis * n_padded
-                b = a + 3 * n_padded
                 to = block + axis * n_features
-                if other == slot:
-                    _write_symmetric(
-                        expansion, layout, l, radial, slope, level, sums, a, b, out, to
+                at = axis * n_padded
+                # As in _contract_factors, eight functions are worth code of their own.
+                if n_max == LANES:
+                    _write_pair(
+                        LANES, layout, l, slot, other, radial, slope, level, sums, at, out, to
                     )
-                    continue
-                # Rows belong to the lower species.
-                to += l * n_max * n_max
-                if slot < other:
-                    _write_products(n_max, radial, slope, level, sums, a, b, out, to)
                 else:
-                    _write_products(n_max, sums, a, b, radial, slope, level, out, to)
+                    _write_pair(
+                        n_max, layout, l, slot, other, radial, slope, level, sums, at, out, to
+                    )
+
+
+@inlined
+def _write_pair(
+    n_max: int,
+    layout: Layout,
+    l: int,
+    slot: int,
+    other: int,
+    radial: Floats,
+    slope: int,
+    level: int,
+    sums: Floats,
+    a: int,
+    out: Output,
+    block: int,
+) -> None:
+    """Write the derivatives along one axis of the features of two slots."""
+    b = a + 3 * ((n_max + LANES - 1) // LANES * LANES)
+    # Rows belong to the lower species.
+    to = block + l * n_max * n_max
+    if other == slot:
+        _write_symmetric(n_max, layout, l, radial, slope, level, sums, a, b, out, block)
+    elif slot < other:
+        _write_products(n_max, radial, slope, level, sums, a, b, out, to)
+    else:
+        _write_products(n_max, sums, a, b, radial, slope, level, out, to)
 
 
 @inlined
@@ -495,12 +639,16 @@ def _write_products(
         column2 = load(y, y2 + n2)
         for n1 in range(n_max):
             value = broadcast(x[x1 + n1]) * column1 + broadcast(x[x2 + n1]) * column2
-            store_some(out, to + n1 * n_max + n2, value, 0, n_max - n2)
+            if n2 + LANES <= n_max:
+                # Without a mask, which memory beyond the caches takes at half the speed.
+                store(out, to + n1 * n_max + n2, value)
+            else:
+                store_some(out, to + n1 * n_max + n2, value, 0, n_max - n2)
 
 
 @inlined
 def _write_symmetric(
-    expansion: Expansion,
+    n_max: int,
     layout: Layout,
     l: int,
     x: Floats,
@@ -513,7 +661,6 @@ def _write_symmetric(
     block: int,
 ) -> None:
     """Write ``x1 y1 + x2 y2`` and its mirror image for n1, n2 of one species."""
-    n_max = expansion.n_max
     for n2 in range(0, n_max, LANES):
         column1 = load(y, y1 + n2)
         column2 = load(y, y2 + n2)
@@ -522,12 +669,12 @@ def _write_symmetric(
         for n1 in range(min(n2 + LANES, n_max) if layout.is_triangle else n_max):
             value = broadcast(x[x1 + n1]) * column1 + broadcast(x[x2 + n1]) * column2
             value = value + broadcast(y[y1 + n1]) * mirror1 + broadcast(y[y2 + n1]) * mirror2
-            _write_equal(expansion, layout, l, n1, n2, value, out, block)
+            _write_equal_row(n_max, layout, l, n1, n2, value, out, block)
 
 
 @inlined
-def _write_equal(
-    expansion: Expansion,
+def _write_equal_row(
+    n_max: int,
     layout: Layout,
     l: int,
     n1: int,
@@ -537,37 +684,13 @@ def _write_equal(
     block: int,
 ) -> None:
     """Write eight features of one species, row ``n1`` from ``n2`` on, as far as they exist."""
-    n_max = expansion.n_max
-    value = value * load(layout.weight_equal, n1 * expansion.n_padded + n2)
+    n_padded = (n_max + LANES - 1) // LANES * LANES
+    value = value * load(layout.weight_equal, n1 * n_padded + n2)
     if layout.is_triangle:
         # Row n1 starts at its diagonal, after the n1 rows above it.
         at = l * (n_max * (n_max + 1) // 2) + n1 * n_max - n1 * (n1 + 1) // 2 + n2
         store_some(out, block + at, value, n1 - n2, n_max - n2)
     else:
-        store_some(out, block + (l * n_max + n1) * n_max + n2, value, 0, n_max - n2)
-
-
-@inlined
-def _write(
-    expansion: Expansion,
-    layout: Layout,
-    is_equal: bool,
-    l: int,
-    n1: int,
-    n2: int,
-    value: Any,
-    out: Output,
-    block: int,
-) -> None:
-    """Write eight features of row ``n1`` from ``n2`` on, as far as they exist."""
-    n_max = expansion.n_max
-    if n1 >= n_max:
-        return
-    if is_equal:
-        value = value * broadcast(layout.weight_degree[l])
-        _write_equal(expansion, layout, l, n1, n2, value, out, block)
-    else:
-        value = value * broadcast(layout.weight_degree[l] * layout.weight_unequal)
         store_some(out, block + (l * n_max + n1) * n_max + n2, value, 0, n_max - n2)
 
 
