@@ -20,8 +20,13 @@ from atomlake.descriptors.density import (
     room,
 )
 from atomlake.kernels.expansion import empty_environment
-from atomlake.kernels.lanes import n_padded
-from atomlake.kernels.power_spectrum import Layout, power_spectrum, power_spectrum_of_mean
+from atomlake.kernels.lanes import empty_lanes, n_padded
+from atomlake.kernels.power_spectrum import (
+    Layout,
+    n_sums,
+    power_spectrum,
+    power_spectrum_of_mean,
+)
 from atomlake.neighbours import Neighbours
 from atomlake.structures import Structures
 
@@ -68,6 +73,7 @@ class Soap(DensityDescriptor):
     """
 
     kind: ClassVar[str] = "soap"
+    kernel_version: ClassVar[int] = 2
     title: ClassVar[str] = "SOAP power spectrum"
     citations: ClassVar[tuple[Citation, ...]] = (
         Citation(
@@ -258,17 +264,19 @@ class Soap(DensityDescriptor):
         last: int,
         rows: Rows,
     ) -> None:
-        expansion = expansion_parameters(self)
+        expansion, layout = expansion_parameters(self), _layout(self)
+        # Atoms that count as several species have their rows summed up.
+        row = np.empty((3, layout.n_features if expansion.n_repeats > 1 else 0))
         with exact_rows(expansion, rows) as exact:
             power_spectrum(
                 expansion,
-                _layout(self),
+                layout,
                 batch_pairs(structures, neighbours),
                 first,
                 last,
                 room(expansion, neighbours, first, last, rows),
-                np.empty(8 * expansion.n_padded),
-                np.empty((3, self.n_features)),
+                empty_lanes(n_sums(expansion)),
+                row,
                 *exact,
             )
 
@@ -292,7 +300,7 @@ class Soap(DensityDescriptor):
             last,
             room(expansion, neighbours, first_atom, last_atom, rows),
             empty_environment(expansion, 0, False, len(rows.gradient_strain) > 0),
-            np.empty(8 * expansion.n_padded),
+            empty_lanes(n_sums(expansion)),
             np.empty((3, self.n_features)),
             *exact,
         )

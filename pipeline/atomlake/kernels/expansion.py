@@ -29,7 +29,15 @@ from numpy.typing import NDArray
 from atomlake.kernels.compiled import inlined
 from atomlake.kernels.cutoffs import cutoff_functions
 from atomlake.kernels.harmonics import solid_gradients, spherical_harmonics
-from atomlake.kernels.lanes import LANES, broadcast, load, n_padded, pointer, store
+from atomlake.kernels.lanes import (
+    LANES,
+    broadcast,
+    empty_lanes,
+    load,
+    n_padded,
+    pointer,
+    store,
+)
 from atomlake.kernels.radial import hermite_weights, hermite_weights_derivative, scaled_weights
 
 Floats = NDArray[np.float64]
@@ -194,30 +202,32 @@ def empty_environment(
     n_coefficients = n_harmonics * expansion.n_species * expansion.n_padded
     # Lanes are loaded whole, so lists of pairs end at a whole block.
     padded = n_padded(max_pairs)
+    sizes = {
+        "weights": padded,
+        "distances": padded,
+        "directions": 3 * padded,
+        "fading": padded,
+        "fading_slope": padded,
+        "harmonics": (4 if has_gradient else 1) * n_harmonics * padded,
+        "values": TOGETHER * n_radial,
+        "radial": 2 * n_radial * max_pairs if has_gradient else 0,
+        "coefficients": n_coefficients,
+        "strain": 6 * n_coefficients if has_strain else 0,
+    }
+    # One piece of memory: for a block of few centres many would take as long as the kernel.
+    memory = empty_lanes(sum(sizes.values()))
+    parts, at = {}, 0
+    for name, size in sizes.items():
+        parts[name] = memory[at : at + size]
+        at += size
     return Environment(
         slots=Slots(
             np.empty(expansion.n_species, np.int64), np.empty(expansion.n_species, np.int64)
         ),
         order=np.empty(max_pairs, np.int64),
-        weights=np.empty(max_pairs),
         slot_offsets=np.empty(expansion.n_species + 1, np.int64),
-        distances=_empty(padded),
-        directions=_empty(3 * padded),
-        fading=_empty(padded),
-        fading_slope=_empty(padded),
-        harmonics=_empty((4 if has_gradient else 1) * n_harmonics * padded),
-        values=_empty(TOGETHER * n_radial),
-        radial=_empty(2 * n_radial * max_pairs if has_gradient else 0),
-        coefficients=_empty(n_coefficients),
-        strain=_empty(6 * n_coefficients if has_strain else 0),
+        **parts,
     )
-
-
-def _empty(n: int) -> Floats:
-    """Allocate numbers whose blocks of lanes never straddle two cache lines."""
-    room = np.empty(n + LANES)
-    first = -room.ctypes.data % (8 * LANES) // 8
-    return room[first : first + n]
 
 
 @inlined

@@ -16,11 +16,13 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.errors import TypingError
 from numba.core.extending import intrinsic, lower_builtin, models, register_model
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numpy.typing import NDArray
 
 #: Numbers in one block. Arrays that are read in blocks are padded to a multiple of it.
 LANES = 8
@@ -51,6 +53,13 @@ class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
 def n_padded(n: int) -> int:
     """Smallest multiple of :data:`LANES` that is at least ``n``."""
     return -(-n // LANES) * LANES
+
+
+def empty_lanes(n: int) -> NDArray[np.float64]:
+    """Allocate ``n`` numbers whose blocks of lanes never straddle two lines of the cache."""
+    room = np.empty(n + LANES)
+    first = -room.__array_interface__["data"][0] % (8 * LANES) // 8
+    return room[first : first + n]
 
 
 @_instruction

@@ -81,6 +81,12 @@ def _layout_pointers(layout: Layout) -> Layout:
     )
 
 
+def n_sums(expansion: Expansion) -> int:
+    """Room for the sums over m of one pair, or for a tile of eight by eight."""
+    of_pair = 6 * expansion.n_species * (expansion.l_max + 1) * expansion.n_padded
+    return max(LANES**2, of_pair)
+
+
 @kernel
 def power_spectrum(
     expansion: Expansion,
@@ -101,8 +107,8 @@ def power_spectrum(
     ----------
     environment : Environment
         Room for the largest of the centres.
-    sums, row : array, shapes (8 n_padded,) and (3, n_features)
-        More room.
+    sums, row : array, shapes (n_sums,) and (3, n_features)
+        More room; see :func:`n_sums`.
     features : array, shape (n, n_features)
         Output.
     gradient_positions : array, shape (n_pairs of the centres or 0, 3, n_features)
@@ -200,8 +206,8 @@ def power_spectrum_of_mean(
         Room for the largest of the centres.
     mean : Environment
         Room for the mean; no room for pairs is needed.
-    sums, row : array, shapes (8 n_padded,) and (3, n_features)
-        More room.
+    sums, row : array, shapes (n_sums,) and (3, n_features)
+        More room; see :func:`n_sums`.
     features : array, shape (n, n_features)
         Output.
     gradient_positions : array, shape (n_atoms of the structures or 0, 3, n_features)
@@ -340,7 +346,7 @@ def _contract_factors(
     out_at: int,
 ) -> None:
     """Write ``Σ_m x y`` of all species pairs, or ``Σ_m x y + y x``."""
-    _clear_absent(expansion, layout, slots, -1, out, out_at)
+    _clear_absent(expansion, layout, slots, out, out_at)
     for slot1 in range(n_slots):
         for slot2 in range(slot1, n_slots):
             species1 = slots.species[slot1]
@@ -493,9 +499,10 @@ def _write_tile(
                 store_some(out, at, value, 0, n_max - n2)
             at += n_max
         return
+    n_equal = n_max * (n_max + 1) // 2 if layout.is_triangle else n_max * n_max
     for k in range(n_rows):
         value = load(tile, LANES * k)
-        _write_equal_row(n_max, layout, l, n1 + k, n2, value, out, block)
+        _write_equal_row(n_max, layout, n1 + k, n2, value, out, block + l * n_equal)
 
 
 @inlined
@@ -516,114 +523,141 @@ def _differentiate_by_pair(
 
     The neighbour's species has ``slot`` among those of ``coefficients``.
     """
-    n_max = expansion.n_max
-    n_padded = expansion.n_padded
-    n_features = layout.n_features
-    radial = environment.radial
-    species = slots.species[slot]
-    for axis in range(3):
-        _clear_absent(expansion, layout, slots, species, out, out_at + axis * n_features)
-    for l in range(expansion.l_max + 1):
-        slope = (2 * p * (expansion.l_max + 1) + l) * n_padded
-        level = slope + (expansion.l_max + 1) * n_padded
-        for other in range(n_slots):
-            species1 = slots.species[min(slot, other)]
-            species2 = slots.species[max(slot, other)]
-            block = layout.block_offsets[species1 * expansion.n_species + species2]
-            if block < 0:
-                continue
-            block += out_at
-            weight = layout.weight_degree[l]
-            if other != slot:
-                weight *= layout.weight_unequal
-            _sum_over_m(expansion, environment, p, l, coefficients, n_slots, other, weight, sums)
-            for axis in range(3):
-                to = block + axis * n_features
-                at = axis * n_padded
-                # As in _contract_factors, eight functions are worth code of their own.
-                if n_max == LANES:
-                    _write_pair(
-                        LANES, layout, l, slot, other, radial, slope, level, sums, at, out, to
-                    )
-                else:
-                    _write_pair(
-                        n_max, layout, l, slot, other, radial, slope, level, sums, at, out, to
-                    )
-
-
-@inlined
-def _write_pair(
-    n_max: int,
-    layout: Layout,
-    l: int,
-    slot: int,
-    other: int,
-    radial: Floats,
-    slope: int,
-    level: int,
-    sums: Floats,
-    a: int,
-    out: Output,
-    block: int,
-) -> None:
-    """Write the derivatives along one axis of the features of two slots."""
-    b = a + 3 * ((n_max + LANES - 1) // LANES * LANES)
-    # Rows belong to the lower species.
-    to = block + l * n_max * n_max
-    if other == slot:
-        _write_symmetric(n_max, layout, l, radial, slope, level, sums, a, b, out, block)
-    elif slot < other:
-        _write_products(n_max, radial, slope, level, sums, a, b, out, to)
+    # As in _contract_factors, eight functions are worth code of their own.
+    if expansion.n_max == LANES:
+        _sum_over_m(expansion, LANES, environment, p, coefficients, n_slots, sums)
+        _write_pair(expansion, LANES, layout, environment, p, slots, slot, sums, out, out_at)
     else:
-        _write_products(n_max, sums, a, b, radial, slope, level, out, to)
+        n_padded = expansion.n_padded
+        _sum_over_m(expansion, n_padded, environment, p, coefficients, n_slots, sums)
+        _write_pair(
+            expansion, expansion.n_max, layout, environment, p, slots, slot, sums, out, out_at
+        )
 
 
 @inlined
 def _sum_over_m(
     expansion: Expansion,
+    n_padded: int,
     environment: Environment,
     p: int,
-    l: int,
     coefficients: Floats,
     n_slots: int,
-    slot: int,
-    weight: float,
     sums: Floats,
 ) -> None:
-    """Write weighted ``u_x A``, ``u_y A``, ``u_z A``, ``B_x``, ``B_y``, ``B_z`` of one slot."""
-    n_padded = expansion.n_padded
+    """Write ``u_x A``, ``u_y A``, ``u_z A``, ``B_x``, ``B_y``, ``B_z`` of each slot and l."""
+    l_max = expansion.l_max
     width = n_slots * n_padded
     harmonics = environment.harmonics
-    gradient = (expansion.l_max + 1) ** 2 * LANES
+    gradient = (l_max + 1) ** 2 * LANES
     pair_harmonics = p // LANES * 4 * gradient + p % LANES
     at = p // LANES * 3 * LANES + p % LANES
-    ux = broadcast(weight * environment.directions[at])
-    uy = broadcast(weight * environment.directions[at + LANES])
-    uz = broadcast(weight * environment.directions[at + 2 * LANES])
-    factor = broadcast(weight)
-    for n in range(0, n_padded, LANES):
-        a = broadcast(0.0)
-        bx = broadcast(0.0)
-        by = broadcast(0.0)
-        bz = broadcast(0.0)
-        for lm in range(l * l, (l + 1) * (l + 1)):
-            c = load(coefficients, lm * width + slot * n_padded + n)
-            h = pair_harmonics + lm * LANES
-            a = a + broadcast(harmonics[h]) * c
-            bx = bx + broadcast(harmonics[h + gradient]) * c
-            by = by + broadcast(harmonics[h + 2 * gradient]) * c
-            bz = bz + broadcast(harmonics[h + 3 * gradient]) * c
-        store(sums, n, ux * a)
-        store(sums, n + n_padded, uy * a)
-        store(sums, n + 2 * n_padded, uz * a)
-        store(sums, n + 3 * n_padded, factor * bx)
-        store(sums, n + 4 * n_padded, factor * by)
-        store(sums, n + 5 * n_padded, factor * bz)
+    ux = broadcast(environment.directions[at])
+    uy = broadcast(environment.directions[at + LANES])
+    uz = broadcast(environment.directions[at + 2 * LANES])
+    zero = broadcast(0.0)
+    for l in range(l_max + 1):
+        # Two slots share the loads of the harmonics, and are as many independent sums as it
+        # takes to hide how long an addition lasts. The last of an odd number goes twice.
+        for slot in range(0, n_slots, 2):
+            next_slot = min(slot + 1, n_slots - 1)
+            for n in range(0, n_padded, LANES):
+                a = bx = by = bz = zero
+                next_a = next_bx = next_by = next_bz = zero
+                h = pair_harmonics + l * l * LANES
+                i = l * l * width + slot * n_padded + n
+                j = l * l * width + next_slot * n_padded + n
+                for _ in range(2 * l + 1):
+                    c = load(coefficients, i)
+                    next_c = load(coefficients, j)
+                    y = broadcast(harmonics[h])
+                    gx = broadcast(harmonics[h + gradient])
+                    gy = broadcast(harmonics[h + 2 * gradient])
+                    gz = broadcast(harmonics[h + 3 * gradient])
+                    a = a + y * c
+                    bx = bx + gx * c
+                    by = by + gy * c
+                    bz = bz + gz * c
+                    next_a = next_a + y * next_c
+                    next_bx = next_bx + gx * next_c
+                    next_by = next_by + gy * next_c
+                    next_bz = next_bz + gz * next_c
+                    h += LANES
+                    i += width
+                    j += width
+                at = 6 * (slot * (l_max + 1) + l) * n_padded + n
+                store(sums, at, ux * a)
+                store(sums, at + n_padded, uy * a)
+                store(sums, at + 2 * n_padded, uz * a)
+                store(sums, at + 3 * n_padded, bx)
+                store(sums, at + 4 * n_padded, by)
+                store(sums, at + 5 * n_padded, bz)
+                at = 6 * (next_slot * (l_max + 1) + l) * n_padded + n
+                store(sums, at, ux * next_a)
+                store(sums, at + n_padded, uy * next_a)
+                store(sums, at + 2 * n_padded, uz * next_a)
+                store(sums, at + 3 * n_padded, next_bx)
+                store(sums, at + 4 * n_padded, next_by)
+                store(sums, at + 5 * n_padded, next_bz)
+
+
+@inlined
+def _write_pair(
+    expansion: Expansion,
+    n_max: int,
+    layout: Layout,
+    environment: Environment,
+    p: int,
+    slots: Slots,
+    slot: int,
+    sums: Floats,
+    out: Output,
+    out_at: int,
+) -> None:
+    """Write all features' derivatives, in the order in which they stand."""
+    l_max = expansion.l_max
+    n_padded = (n_max + LANES - 1) // LANES * LANES
+    n_species = expansion.n_species
+    radial = environment.radial
+    species = slots.species[slot]
+    n_equal = n_max * (n_max + 1) // 2 if layout.is_triangle else n_max * n_max
+    for axis in range(3):
+        for s1 in range(n_species):
+            for s2 in range(s1, n_species):
+                block = layout.block_offsets[s1 * n_species + s2]
+                if block < 0:
+                    continue
+                to = out_at + axis * layout.n_features + block
+                size = n_equal if s1 == s2 else n_max * n_max
+                other = slots.of_species[s1 + s2 - species] if species in (s1, s2) else -1
+                if other < 0:
+                    for f in range(to, to + (l_max + 1) * size):
+                        out[f] = 0.0
+                    continue
+                for l in range(l_max + 1):
+                    slope = (2 * p * (l_max + 1) + l) * n_padded
+                    level = slope + (l_max + 1) * n_padded
+                    a = (6 * (other * (l_max + 1) + l) + axis) * n_padded
+                    b = a + 3 * n_padded
+                    weight = layout.weight_degree[l]
+                    if s1 == s2:
+                        _write_symmetric(
+                            n_max, layout, weight, radial, slope, level, sums, a, b, out, to
+                        )
+                    # Rows belong to the lower species.
+                    elif s1 == species:
+                        weight *= layout.weight_unequal
+                        _write_products(n_max, weight, radial, slope, level, sums, a, b, out, to)
+                    else:
+                        weight *= layout.weight_unequal
+                        _write_products(n_max, weight, sums, a, b, radial, slope, level, out, to)
+                    to += size
 
 
 @inlined
 def _write_products(
     n_max: int,
+    weight: float,
     x: Floats,
     x1: int,
     x2: int,
@@ -633,14 +667,14 @@ def _write_products(
     out: Output,
     to: int,
 ) -> None:
-    """Write ``x1 y1 + x2 y2`` for all n1 of x and n2 of y."""
+    """Write weighted ``x1 y1 + x2 y2`` for all n1 of x and n2 of y."""
+    factor = broadcast(weight)
     for n2 in range(0, n_max, LANES):
-        column1 = load(y, y1 + n2)
-        column2 = load(y, y2 + n2)
+        column1 = factor * load(y, y1 + n2)
+        column2 = factor * load(y, y2 + n2)
         for n1 in range(n_max):
             value = broadcast(x[x1 + n1]) * column1 + broadcast(x[x2 + n1]) * column2
             if n2 + LANES <= n_max:
-                # Without a mask, which memory beyond the caches takes at half the speed.
                 store(out, to + n1 * n_max + n2, value)
             else:
                 store_some(out, to + n1 * n_max + n2, value, 0, n_max - n2)
@@ -650,7 +684,7 @@ def _write_products(
 def _write_symmetric(
     n_max: int,
     layout: Layout,
-    l: int,
+    weight: float,
     x: Floats,
     x1: int,
     x2: int,
@@ -658,60 +692,54 @@ def _write_symmetric(
     y1: int,
     y2: int,
     out: Output,
-    block: int,
+    to: int,
 ) -> None:
-    """Write ``x1 y1 + x2 y2`` and its mirror image for n1, n2 of one species."""
+    """Write weighted ``x1 y1 + x2 y2`` and its mirror image for n1, n2 of one species."""
+    factor = broadcast(weight)
     for n2 in range(0, n_max, LANES):
-        column1 = load(y, y1 + n2)
-        column2 = load(y, y2 + n2)
-        mirror1 = load(x, x1 + n2)
-        mirror2 = load(x, x2 + n2)
+        column1 = factor * load(y, y1 + n2)
+        column2 = factor * load(y, y2 + n2)
+        mirror1 = factor * load(x, x1 + n2)
+        mirror2 = factor * load(x, x2 + n2)
         for n1 in range(min(n2 + LANES, n_max) if layout.is_triangle else n_max):
             value = broadcast(x[x1 + n1]) * column1 + broadcast(x[x2 + n1]) * column2
             value = value + broadcast(y[y1 + n1]) * mirror1 + broadcast(y[y2 + n1]) * mirror2
-            _write_equal_row(n_max, layout, l, n1, n2, value, out, block)
+            _write_equal_row(n_max, layout, n1, n2, value, out, to)
 
 
 @inlined
 def _write_equal_row(
     n_max: int,
     layout: Layout,
-    l: int,
     n1: int,
     n2: int,
     value: Any,
     out: Output,
-    block: int,
+    to: int,
 ) -> None:
     """Write eight features of one species, row ``n1`` from ``n2`` on, as far as they exist."""
     n_padded = (n_max + LANES - 1) // LANES * LANES
     value = value * load(layout.weight_equal, n1 * n_padded + n2)
     if layout.is_triangle:
         # Row n1 starts at its diagonal, after the n1 rows above it.
-        at = l * (n_max * (n_max + 1) // 2) + n1 * n_max - n1 * (n1 + 1) // 2 + n2
-        store_some(out, block + at, value, n1 - n2, n_max - n2)
+        at = n1 * n_max - n1 * (n1 + 1) // 2 + n2
+        store_some(out, to + at, value, n1 - n2, n_max - n2)
     else:
-        store_some(out, block + (l * n_max + n1) * n_max + n2, value, 0, n_max - n2)
+        store_some(out, to + n1 * n_max + n2, value, 0, n_max - n2)
 
 
 @inlined
 def _clear_absent(
-    expansion: Expansion,
-    layout: Layout,
-    slots: Slots,
-    species: int,
-    out: Output,
-    out_at: int,
+    expansion: Expansion, layout: Layout, slots: Slots, out: Output, out_at: int
 ) -> None:
-    """Zero the species pairs without contribution: absent ones, or not holding ``species``."""
+    """Zero the features of pairs of species of which one does not occur."""
     n_species = expansion.n_species
     n = expansion.n_max
     for s1 in range(n_species):
         for s2 in range(s1, n_species):
             if layout.block_offsets[s1 * n_species + s2] < 0:
                 continue
-            is_absent = slots.of_species[s1] < 0 or slots.of_species[s2] < 0
-            if is_absent or (species >= 0 and s1 != species and s2 != species):
+            if slots.of_species[s1] < 0 or slots.of_species[s2] < 0:
                 n_equal = n * (n + 1) // 2 if layout.is_triangle else n * n
                 size = (expansion.l_max + 1) * (n_equal if s1 == s2 else n * n)
                 begin = out_at + layout.block_offsets[s1 * n_species + s2]
