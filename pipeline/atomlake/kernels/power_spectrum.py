@@ -107,8 +107,10 @@ def power_spectrum(
     ----------
     environment : Environment
         Room for the largest of the centres.
-    sums, row : array, shapes (n_sums,) and (3, n_features)
-        More room; see :func:`n_sums`.
+    sums : array, shape (n_sums,)
+        Room; see :func:`n_sums`.
+    row : array, shape (3, n_features)
+        Room; may be empty where no atom counts as several species.
     features : array, shape (n, n_features)
         Output.
     gradient_positions : array, shape (n_pairs of the centres or 0, 3, n_features)
@@ -206,8 +208,10 @@ def power_spectrum_of_mean(
         Room for the largest of the centres.
     mean : Environment
         Room for the mean; no room for pairs is needed.
-    sums, row : array, shapes (n_sums,) and (3, n_features)
-        More room; see :func:`n_sums`.
+    sums : array, shape (n_sums,)
+        Room; see :func:`n_sums`.
+    row : array, shape (3, n_features)
+        Room.
     features : array, shape (n, n_features)
         Output.
     gradient_positions : array, shape (n_atoms of the structures or 0, 3, n_features)
