@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -143,8 +144,7 @@ def test_one_allocation_holds_everything(workbench, slurm, cluster):
     }
     recipe = workbench.recipe("allocation", allocation)
     script = workbench.folder / "allocation.sh"
-    python = workbench.start("--version").args[0]
-    script.write_text(f"#!/bin/bash\nsrun {python} -m atomlake run {recipe}\n")
+    script.write_text(f"#!/bin/bash\nsrun {sys.executable} -m atomlake run {recipe}\n")
     output = slurm.call(
         "sbatch", "--parsable", "--ntasks=4", "--mem-per-cpu=1500M", f"--chdir={workbench.folder}",
         f"--output={workbench.folder}/allocation.out", str(script),
@@ -160,7 +160,7 @@ def test_one_allocation_holds_everything(workbench, slurm, cluster):
 def test_a_job_array_with_one_task_killed(workbench, slurm):
     """Two commands of a site that wants nothing but sbatch: the array, and what comes after."""
     recipe = workbench.recipe("array", {"kind": "local", "workers": 1, "dashboard": False})
-    atomlake = f"{workbench.start('--version').args[0]} -m atomlake"
+    atomlake = f"{sys.executable} -m atomlake"
     workbench.do("init", recipe)
     common = ["--parsable", f"--chdir={workbench.folder}", f"--output={workbench.folder}/array.out"]
     task = f"{atomlake} run {recipe} --part-of $((SLURM_ARRAY_TASK_ID + 1))/4"
