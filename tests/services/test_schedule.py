@@ -50,7 +50,9 @@ def kept(workbench):
     content["checks"] = {"largest_drift": None}
     recipe = workbench.folder / "kept.yaml"
     recipe.write_text(yaml.safe_dump(content))
-    return Kept(workbench, recipe, folder)
+    keeper = Kept(workbench, recipe, folder)
+    yield keeper
+    keeper.stop()
 
 
 class Kept:
@@ -69,6 +71,8 @@ class Kept:
             self.lines.append(line.rstrip())
 
     def stop(self):
+        if self.process.poll() is not None:
+            return
         self.process.terminate()
         self.process.wait(timeout=120)
         self.listener.join()
