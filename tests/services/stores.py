@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 #: Key and secret that every store here takes.
 KEY, SECRET = "test", "testtest"
 #: Seconds that a store may take to start.
 PATIENCE = 180.0
+#: Path of no bucket, by which tests talk to the proxy.
+_CONTROL = "/-"
 
 
 @contextmanager
@@ -75,50 +78,70 @@ def make_bucket(port: int, name: str) -> None:
 class Proxy:
     """Hands requests to a store, counts them, and changes what a test wants changed.
 
-    Attributes
-    ----------
-    counts : Counter
-        Requests by method.
-    lines : list of str
-        Method and path of each.
-    before : callable
-        Told of each request before it is handed on.
-    drops_conditions : bool
-        Whether the store is not told to create an object only if there is none.
-    loses : callable
-        Of which requests the answer is lost: the store does them, and the client hears of a
-        fault inside the store.
+    It is a process of its own: some calls of deltalake wait for the store and let no other thread
+    of Python work meanwhile.
     """
 
     def __init__(self, store_port: int) -> None:
         self.store_port = store_port
         self.port = _free_port()
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, str(store_port), str(self.port)]
+        )
+        _wait_for(self.port)
         self.reset()
-        self._server = _Server(("127.0.0.1", self.port), _Handler)
-        self._server.proxy = self
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
 
-    def reset(self) -> None:
-        """Count from 0, and change nothing."""
-        self.counts: Counter[str] = Counter()
-        self.lines: list[str] = []
-        self.before: Callable[[str], None] = lambda line: None
-        self.drops_conditions = False
-        self.loses: Callable[[str], bool] = lambda line: False
+    def reset(self, **settings: Any) -> None:
+        """Count from 0, and change only what is asked for.
+
+        Parameters
+        ----------
+        drops_conditions : bool
+            The store is not told to create an object only if there is none.
+        loses_commits : bool
+            The answer to each commit is lost once: the store does it, and the client hears of a
+            fault inside the store.
+        kill : tuple of int
+            A process, and the number of the PUT request before which it is killed.
+        """
+        self._ask("POST", settings)
+
+    @property
+    def lines(self) -> list[str]:
+        """Method and path of each request."""
+        found: list[str] = self._ask("GET", {})
+        return found
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Requests by method."""
+        return Counter(line.partition(" ")[0] for line in self.lines)
 
     def close(self) -> None:
         """Stop."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._process.kill()
+        self._process.wait()
+
+    def _ask(self, method: str, settings: dict[str, Any]) -> Any:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.request(method, _CONTROL, json.dumps(settings))
+        answer = json.loads(connection.getresponse().read())
+        connection.close()
+        return answer
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
-    proxy: Proxy
+    store_port = 0
+
+    def set(self, settings: dict[str, Any]) -> None:
+        """Begin anew."""
+        self.settings = settings
+        self.lines: list[str] = []
+        self.lost: set[str] = set()
+        self.n_puts = 0
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that was killed is no error."""
@@ -131,32 +154,46 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1
 
     def _pass_on(self) -> None:
-        proxy = self.server.proxy
+        server = self.server
         line = f"{self.command} {self.path}"
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        proxy.counts[self.command] += 1
-        proxy.lines.append(line)
-        proxy.before(line)
+        if self.path == _CONTROL:
+            if self.command == "POST":
+                server.set(json.loads(content))
+            self._answer(200, {}, json.dumps(server.lines).encode())
+            return
+        server.lines.append(line)
+        server.n_puts += self.command == "PUT"
+        if "kill" in server.settings and server.n_puts >= server.settings["kill"][1]:
+            with suppress(ProcessLookupError):
+                os.kill(server.settings["kill"][0], signal.SIGKILL)
         headers = dict(self.headers.items())
-        if proxy.drops_conditions:
+        if server.settings.get("drops_conditions"):
             headers = {k: v for k, v in headers.items() if k.lower() != "if-none-match"}
-        store = HTTPConnection("127.0.0.1", proxy.store_port, timeout=60)
+        store = HTTPConnection("127.0.0.1", server.store_port, timeout=60)
         store.request(self.command, self.path, content, headers)
         answer = store.getresponse()
         body = answer.read()
-        status = 503 if proxy.loses(line) else answer.status
+        status = answer.status
+        is_commit = self.command == "PUT" and "/_delta_log/" in line and line.endswith(".json")
+        if server.settings.get("loses_commits") and is_commit and line not in server.lost:
+            server.lost.add(line)
+            status = 503
+        length = answer.getheader("Content-Length") if self.command == "HEAD" else None
+        self._answer(status, dict(answer.getheaders()), body, length)
+        store.close()
+
+    def _answer(
+        self, status: int, headers: dict[str, str], body: bytes, length: str | None = None
+    ) -> None:
         self.send_response_only(status)
-        for name, value in answer.getheaders():
+        for name, value in headers.items():
             if name.lower() not in ("transfer-encoding", "connection", "content-length"):
                 self.send_header(name, value)
-        is_head = self.command == "HEAD"
-        length = answer.getheader("Content-Length", "0") if is_head else str(len(body))
-        self.send_header("Content-Length", length)
+        self.send_header("Content-Length", length or str(len(body)))
         self.end_headers()
-        if not is_head:
-            self.wfile.write(body)
+        self.wfile.write(body)
         self.wfile.flush()
-        store.close()
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass_on
 
@@ -183,3 +220,10 @@ def _wait_for(port: int) -> None:
             if time.monotonic() > limit:
                 raise
             time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    server = _Server(("127.0.0.1", int(sys.argv[2])), _Handler)
+    server.store_port = int(sys.argv[1])
+    server.set({})
+    server.serve_forever()
