@@ -176,12 +176,15 @@ def test_requests_of_a_part(tmp_path, place, store, monkeypatch):
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8, 0.95])
 def test_a_killed_run_is_completed_by_the_same_command(tmp_path, place, store, share):
     path = make_recipe(tmp_path, place.replace("lake", "counted"))
-    assert process(path, tmp_path / "a").wait() == 0
+    undisturbed = process(path, tmp_path / "a")
+    undisturbed.communicate()
+    assert undisturbed.returncode == 0
     n_puts = store.counts["PUT"]
     path = make_recipe(tmp_path, place)
     victim = process(path, tmp_path / "a")
     store.reset(kill=(victim.pid, round(share * n_puts)))
-    assert victim.wait() == -9, victim.communicate()
+    said = victim.communicate()
+    assert victim.returncode == -9, said
     store.reset()
     start(path)
     assert found(place) == expected(tmp_path)
