@@ -96,9 +96,9 @@ def test_and_the_lake_is_the_same(workbench, expected_angles):
 
 def test_wall_time_ends_jobs_and_needs_nobody(workbench, slurm, cluster):
     local = {"kind": "local", "workers": 2, "dashboard": False}
-    workbench.do("run", workbench.recipe("expected_long", local, [angles(9.5)]), timeout=1500)
+    workbench.do("run", workbench.recipe("expected_long", local, [angles(12.0)]), timeout=1500)
     short = cluster | {"walltime": "00:01:00", "workers": 1}
-    run = workbench.start("run", workbench.recipe("expired", short, [angles(9.5)]))
+    run = workbench.start("run", workbench.recipe("expired", short, [angles(12.0)]))
     output, _ = run.communicate(timeout=2400)
     assert run.returncode == 0, output
     workbench.must_equal("expired", "expected_long")

@@ -96,9 +96,11 @@ class SlurmAllocation(Remote):
 
         if self._runner is None:
             self.join()
-        # The runner would end its scheduler in plain words, which one with certificates ignores.
+        # The runner would end its scheduler in plain words, which one with certificates ignores:
+        # a client that knows no more than the address ends it as its own.
         self._runner.scheduler_comm = None
-        with self._runner, Client(self._runner, security=self._security()) as client:
+        address = self._runner.scheduler_address
+        with self._runner, Client(address, security=self._security()) as client:
             try:
                 yield greet(client)
             finally:
