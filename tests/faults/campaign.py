@@ -52,7 +52,6 @@ from typing import Any  # noqa: E402
 import click  # noqa: E402
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
-import yaml  # noqa: E402
 from ase.build import bulk, molecule  # noqa: E402
 from ase.calculators.singlepoint import SinglePointCalculator  # noqa: E402
 from ase.io import write  # noqa: E402
@@ -95,7 +94,7 @@ def make_recipe(folder: Path, lake: Path, n_structures: int, part_size: int) -> 
     parameters = {"species": ["H", "C", "O", "Cu"], "cutoff": 3.0}
     path = folder / f"{lake.name}.yaml"
     path.write_text(
-        yaml.safe_dump(
+        json.dumps(
             {
                 "lake": str(lake),
                 "sources": [{"path": str(file), "name": "db"}],

@@ -159,7 +159,7 @@ class DensityDescriptor(Descriptor):
         """Fill in the decay, so that equal functions compare equal."""
         if isinstance(given, dict) and given.get("radial_decay") is None:
             basis = given.get("radial_basis", cls.model_fields["radial_basis"].default)
-            if basis in radial.DECAYS:
+            if isinstance(basis, str) and basis in radial.DECAYS:
                 return {**given, "radial_decay": radial.DECAYS[basis]}
         return given
 

@@ -420,14 +420,17 @@ class Catalogue:
     def damage(self) -> Iterator[tuple[str, str]]:
         """Compare the tables with what their commits state; yield the table and what is wrong."""
         for name in TABLES:
+            try:
+                commits = [c for c in self._commits(name) if c["version"] <= self.versions[name]]
+            except (ValueError, TypeError, AttributeError) as error:
+                yield name, f"an entry of its log cannot be read ({error})"
+                continue
             with reporting(self.lake):
                 table = self._table(name)
-                commits = sorted(table.history(), key=lambda commit: int(commit["version"]))
-                commits = [c for c in commits if int(c["version"]) <= self.versions[name]]
                 properties = table.metadata().configuration
                 newest = {other: _open(self.lake, other).version() for other in TABLES}
                 rows = self.log(name).collect()
-            found = [int(commit["version"]) for commit in commits]
+            found = [commit["version"] for commit in commits]
             first = min(found, default=0) if _OLDEST in properties else 0
             if found != list(range(first, self.versions[name] + 1)):
                 yield name, "an entry of its log is gone"
@@ -442,6 +445,24 @@ class Catalogue:
                             yield other, f"it had version {version} and has {newest[other]}"
             except (ValueError, TypeError, LookupError, AttributeError) as error:
                 yield name, f"what its log states cannot be read ({error!r})"
+
+    def _commits(self, name: str) -> list[dict[str, Any]]:
+        """What the entries of a table's log say of themselves, with their versions; sorted.
+
+        Read from their files: ``DeltaTable.history`` keeps Python's lock while it waits for a
+        bucket.
+        """
+        commits = []
+        for path, _ in layout.files(self.lake, f"{layout.table_path(name)}/_delta_log"):
+            version, _, kind = path.rpartition("/")[2].partition(".")
+            if kind == "json" and version.isdecimal():
+                lines = layout.resolve(self.lake, path).read_bytes().splitlines()
+                entries = [json.loads(line) for line in lines if line]
+                said: dict[str, Any] = next(
+                    (e["commitInfo"] for e in entries if "commitInfo" in e), {}
+                )
+                commits.append(said | {"version": int(version)})
+        return sorted(commits, key=lambda commit: int(commit["version"]))
 
     def _append(
         self,
