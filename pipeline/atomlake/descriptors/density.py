@@ -111,7 +111,10 @@ class DensityDescriptor(Descriptor):
         "channels), which take the place of the elements' own.",
     )
     cutoff: float = Field(
-        default=5.0, gt=0, description="Distance in Å beyond which neighbours are not seen."
+        default=5.0,
+        ge=0.01,
+        le=1000.0,
+        description="Distance in Å beyond which neighbours are not seen.",
     )
     n_max: int = Field(default=8, ge=1, le=32, description="Number of radial functions.")
     l_max: int = Field(default=6, ge=0, le=20, description="Largest degree of the harmonics.")
@@ -133,7 +136,8 @@ class DensityDescriptor(Descriptor):
     )
     basis_cutoff: float | None = Field(
         default=None,
-        gt=0,
+        ge=0.01,
+        le=1000.0,
         description="Extent of the radial basis in Å; the cutoff if not given. Where it is "
         "smaller, the tails of neighbours outside reach into the basis.",
     )
