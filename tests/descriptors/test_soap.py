@@ -597,7 +597,7 @@ def test_a_batch_is_its_structures():
     ("parameters", "message"),
     [
         ({"cutoff": 0.0}, "greater than or equal to 0.01"),
-        ({"sigma": -0.1}, "greater than or equal to 0.01"),
+        ({"sigma": -0.1}, "greater than 0"),
         ({"sigma": 0.001}, "use at least 0.025"),
         ({"n_max": 0}, "greater than or equal to 1"),
         ({"l_max": 21}, "less than or equal to 20"),
