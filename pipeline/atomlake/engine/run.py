@@ -31,7 +31,6 @@ from atomlake.engine.events import (
     Planned,
     Published,
     Totals,
-    UnitDone,
     UnitFailed,
     WorkerMessage,
 )
@@ -248,18 +247,7 @@ class _Publisher:
         for source, location, n_structures, reason in record.undone:
             self.failed_locations.add((source, location))
             self.tell(UnitFailed(n_structures, f"{n_structures} structures stay undone: {reason}"))
-        self.tell(
-            UnitDone(
-                record.n_structures,
-                record.n_atoms,
-                record.set_aside,
-                record.seconds,
-                record.nbytes,
-                record.projected_nbytes,
-                record.peak_nbytes,
-                record.worker,
-            )
-        )
+        self.tell(record.event)
         if 0 < record.projected_nbytes < record.peak_nbytes:
             self.tell(
                 WorkerMessage(

@@ -21,7 +21,7 @@ from typing import Any
 import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
-from atomlake.engine.events import Event, Listener, UnitDone
+from atomlake.engine.events import Listener
 from atomlake.engine.plan import Plan, make_plan
 from atomlake.engine.tasks import Undone, UnitRecord, run_unit
 from atomlake.engine.units import Unit
@@ -80,7 +80,7 @@ def do_share(recipe: Recipe, i: int, n: int, listeners: Sequence[Listener] = ())
         layout.write_whole(_record(folder, name), dump(record))
         n_done += 1
         for listener in listeners:
-            listener(_done(record))
+            listener(record.event)
     return n_done
 
 
@@ -174,16 +174,3 @@ def _folder(lake: Lake) -> Path:
 
 def _record(folder: Path, name: str) -> Path:
     return folder / f"{name}.json"
-
-
-def _done(record: UnitRecord) -> Event:
-    return UnitDone(
-        record.n_structures,
-        record.n_atoms,
-        record.set_aside,
-        record.seconds,
-        record.nbytes,
-        record.projected_nbytes,
-        record.peak_nbytes,
-        record.worker,
-    )

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from atomlake import sources
 from atomlake.descriptors.base import Descriptor, Gradients, Rows, empty_rows
 from atomlake.engine import memory
+from atomlake.engine.events import UnitDone
 from atomlake.engine.units import Piece, Unit, packed
 from atomlake.engine.versions import versions
 from atomlake.errors import LakeError, SetAside, SourceError
@@ -77,6 +78,20 @@ class UnitRecord:
         """Groups that were written, relative to the lake."""
         part = [] if self.part is None else [self.part.path]
         return part + [features.path for features in self.features]
+
+    @property
+    def event(self) -> UnitDone:
+        """What is told of the unit to whoever listens to the run."""
+        return UnitDone(
+            self.n_structures,
+            self.n_atoms,
+            self.set_aside,
+            self.seconds,
+            self.nbytes,
+            self.projected_nbytes,
+            self.peak_nbytes,
+            self.worker,
+        )
 
     @contextmanager
     def timing(self, stage: str) -> Iterator[None]:
