@@ -458,7 +458,7 @@ def start_sleepers(address: str, n_workers: int, seconds: float) -> None:
             await asyncio.gather(*some)
         await asyncio.gather(*(worker.finished() for worker in workers))
 
-    tasks.run_unit = sleep  # what the driver's task is, by its name
+    tasks.run_unit = sleep  # what a task calls, by its name
     with dask.config.set(DASK_SETTINGS), tempfile.TemporaryDirectory() as folder:
         dask.config.set({"temporary-directory": folder})
         asyncio.run(serve())

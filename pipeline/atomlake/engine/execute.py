@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from atomlake.clusters.base import LOG_TOPIC
 from atomlake.engine.events import Listener, WorkerMessage
-from atomlake.engine.tasks import UnitRecord, run_unit
+from atomlake.engine.tasks import UnitRecord, run_packed, run_unit
 from atomlake.engine.units import Unit, killed_worker
 from atomlake.errors import ClusterError, SetAside
 from atomlake.recipe import Limits
@@ -110,7 +111,9 @@ def _in_window(
     def submit() -> None:
         unit = next(waiting, None)
         if unit is not None:
-            future = client.submit(run_unit, lake, unit, limits, pure=False)
+            # As bytes, because a scheduler unpickles arguments and pickles them again.
+            packed = pickle.dumps((lake, unit, limits))
+            future = client.submit(run_packed, packed, pure=False)
             submitted[future.key] = unit
             completed.add(future)
 

@@ -7,6 +7,7 @@ publishes the record that the task returns.
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import time
 import traceback
@@ -144,6 +145,11 @@ def run_unit(lake: str, unit: Unit, limits: Limits) -> UnitRecord:
             _featurize(lake, record, batch, descriptor, gradients)
     record.peak_nbytes = memory.peak()
     return record
+
+
+def run_packed(arguments: bytes) -> UnitRecord:
+    """As :func:`run_unit`, of arguments that no scheduler has to look into."""
+    return run_unit(*pickle.loads(arguments))
 
 
 # ----- Structures

@@ -89,7 +89,7 @@ def _column_crc32(column: pl.Series, checksum: int) -> int:
     elif column.dtype == pl.String:
         lengths = column.str.len_bytes().cast(pl.Int64)
         checksum = zlib.crc32(lengths.to_numpy().astype("<i8").tobytes(), checksum)
-        checksum = zlib.crc32("".join(column.to_list()).encode(), checksum)
+        checksum = zlib.crc32(column.str.join("").cast(pl.Binary).item(), checksum)
     else:
         values = column.to_physical().to_numpy()
         checksum = zlib.crc32(values.astype(values.dtype.newbyteorder("<")).tobytes(), checksum)
