@@ -17,10 +17,11 @@ stop() {
 
 if [ "$command" = stop ]; then stop; exit; fi
 port=$3
-if ! command -v radosgw ceph-osd ceph-mon >/dev/null; then
+if ! command -v radosgw >/dev/null || ! command -v ceph-osd >/dev/null ||
+    ! command -v ceph-mon >/dev/null || ! command -v curl >/dev/null; then
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        ceph-mon ceph-osd radosgw >/dev/null
+        ceph-mon ceph-osd radosgw curl >/dev/null
 fi
 stop
 mkdir -p "$folder"/{mon,osd,log,run,rgw}

@@ -168,8 +168,9 @@ class _Handler(BaseHTTPRequestHandler):
             with suppress(ProcessLookupError):
                 os.kill(server.settings["kill"][0], signal.SIGKILL)
         headers = dict(self.headers.items())
-        if server.settings.get("drops_conditions"):
-            headers = {k: v for k, v in headers.items() if k.lower() != "if-none-match"}
+        if server.settings.get("drops_conditions") and self.headers.get("If-None-Match"):
+            address = f"http://127.0.0.1:{server.store_port}{self.path}"
+            headers = _without_condition(self.command, address, headers, content)
         store = HTTPConnection("127.0.0.1", server.store_port, timeout=60)
         store.request(self.command, self.path, content, headers)
         answer = store.getresponse()
@@ -199,6 +200,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
+
+
+def _without_condition(
+    method: str, address: str, headers: dict[str, str], content: bytes
+) -> dict[str, str]:
+    """Return headers of a request without its condition, signed anew: the signature covered it."""
+    from botocore.auth import S3SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+
+    kept = {k: v for k, v in headers.items() if k.lower() == "content-type"}
+    request = AWSRequest(method, address, kept, content)
+    S3SigV4Auth(Credentials(KEY, SECRET), "s3", "us-east-1").add_auth(request)
+    return dict(request.headers.items())
 
 
 def _free_port() -> int:
