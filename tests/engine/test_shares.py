@@ -12,7 +12,7 @@ from ase.build import molecule
 from atomlake.engine import shares
 from atomlake.engine.run import run
 from atomlake.errors import LakeError, RefusedError
-from atomlake.lake import Lake
+from atomlake.lake import Lake, layout
 from atomlake.recipe import PartSize
 
 
@@ -71,8 +71,8 @@ def test_what_a_job_left_undone_is_told_and_done_by_the_next_run(recipe):
 
 def test_a_unit_that_ends_its_jobs_is_not_tried_for_ever(recipe):
     plan = shares.prepare(recipe)
-    folder = shares._folder(Lake.open(recipe.lake))
-    folder.mkdir(parents=True)
+    folder = Lake.open(recipe.lake).path / layout.SHARES
+    folder.mkdir()
     for n in range(shares.ATTEMPTS):
         (folder / f"{shares.digest(plan.units[0])}.try-{n}").touch()
     assert shares.do_share(recipe, 1, 1) == 5
@@ -81,7 +81,7 @@ def test_a_unit_that_ends_its_jobs_is_not_tried_for_ever(recipe):
 def test_a_record_that_is_damaged_is_told(recipe):
     plan = shares.prepare(recipe)
     shares.do_share(recipe, 1, 1)
-    record = shares._record(shares._folder(Lake.open(recipe.lake)), shares.digest(plan.units[2]))
+    record = Lake.open(recipe.lake).path / layout.SHARES / f"{shares.digest(plan.units[2])}.json"
     record.write_bytes(record.read_bytes()[:40])
     outcome = publish(recipe)
     assert outcome.totals.n_failed == 1

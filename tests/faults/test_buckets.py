@@ -20,6 +20,7 @@ from observing import content
 from atomlake import recipe as recipes
 from atomlake.buckets import ObjectPath
 from atomlake.engine import run as running
+from atomlake.engine import shares
 from atomlake.engine.run import run
 from atomlake.errors import BusyError, ExitCode, LakeError, SourceError
 from atomlake.lake import Lake, layout
@@ -189,6 +190,26 @@ def test_a_killed_run_is_completed_by_the_same_command(tmp_path, place, store, s
     start(path)
     assert found(place) == expected(tmp_path)
     assert not verify(Lake.open(place), deep=True).problems
+
+
+def test_a_share_that_is_killed_is_completed_by_the_same_command(tmp_path, place, store):
+    """Jobs of an array on three machines; the first dies in its second part, and nobody sees it."""
+    path = make_recipe(tmp_path, place)
+    shares.prepare(recipes.load(path))
+    victim = process(path, tmp_path / "a", "--part-of", "1/2")
+    store.reset(kill=(victim.pid, 40))
+    said = victim.communicate()
+    assert victim.returncode == -9, said
+    store.reset()
+    jobs = [process(path, tmp_path / f"b{i}", "--part-of", f"{i}/2") for i in (1, 2)]
+    for job in jobs:
+        said, problem = job.communicate()
+        assert job.returncode == 0, problem
+        assert "1 units done" in said
+    assert run(recipes.load(path), executor="shares").is_complete
+    assert found(place) == expected(tmp_path)
+    assert not verify(Lake.open(place), deep=True).problems
+    assert not list((ObjectPath(place) / layout.SHARES).below())
 
 
 # ----- Two at once

@@ -165,7 +165,7 @@ def test_a_job_array_with_one_task_killed(workbench, slurm):
     common = ["--parsable", f"--chdir={workbench.folder}", f"--output={workbench.folder}/array.out"]
     task = f"{atomlake} run {recipe} --part-of $((SLURM_ARRAY_TASK_ID + 1))/4"
     array = slurm.call("sbatch", *common, "--array=0-3", "--mem=2G", "--wrap", task).strip()
-    records = workbench.folder / "array" / "scratch" / "shares"
+    records = workbench.folder / "array" / "shares"
     while not list(records.glob("*.json")):
         time.sleep(0.1)
     slurm.call("scancel", "--signal=KILL", f"{array}_2")

@@ -148,6 +148,7 @@ def run(
                 lake.catalogue.require_undisturbed(labels, run_id=run_id)
             publisher.publish_sources()
             publisher.wait_for_disk([layout.CATALOGUE])
+        shares.forget(lake)
         _clear(layout.scratch_path(lake.path))
     return Outcome(
         run_id,

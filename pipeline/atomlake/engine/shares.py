@@ -1,8 +1,8 @@
 """A run cut into shares for job arrays: no driver waits, no dask, one publication at the end.
 
 Every job of the array plans for itself, from the same sources and the same lake, and so comes to
-the same units; job ``i`` of ``n`` does every ``n``-th of them and leaves a record of each beside
-the lake. Nothing is visible until the records are published, in one run of the catalogue. What a
+the same units; job ``i`` of ``n`` does every ``n``-th of them and leaves a record of each in the
+lake. Nothing is visible until the records are published, in one run of the catalogue. What a
 job that died has not done is left for the next run.
 """
 
@@ -15,7 +15,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import polars as pl
@@ -25,16 +25,16 @@ from atomlake.engine.events import Listener
 from atomlake.engine.plan import Plan, make_plan
 from atomlake.engine.tasks import Undone, UnitRecord, run_unit
 from atomlake.engine.units import Unit
-from atomlake.errors import LakeError, RefusedError
+from atomlake.errors import RefusedError
 from atomlake.lake import Lake, layout, parts
 from atomlake.recipe import Recipe
-
-#: Folder of the records, in the scratch folder, which every job of the array must see.
-SHARES = "shares"
 
 #: How often jobs try a unit. One that ends its jobs again and again is left to a run with a
 #: driver, which finds the structures that do it.
 ATTEMPTS = 2
+
+#: What ends the name of a record, and begins the end of a name that says that a unit was begun.
+DONE, TRY = ".json", ".try-"
 
 _PART: TypeAdapter[parts.PartRecord | None] = TypeAdapter(parts.PartRecord | None)
 _FEATURES: TypeAdapter[list[parts.FeaturesRecord]] = TypeAdapter(list[parts.FeaturesRecord])
@@ -66,18 +66,21 @@ def do_share(recipe: Recipe, i: int, n: int, listeners: Sequence[Listener] = ())
         As :func:`prepare`.
     """
     lake = Lake.open(recipe.lake)
-    folder = _folder(lake)
+    folder = lake.path / layout.SHARES
     folder.mkdir(parents=True, exist_ok=True)
+    found = [PurePosixPath(path) for path, _ in layout.files(lake.path, layout.SHARES)]
+    is_done = {path.stem for path in found if path.suffix == DONE}
+    n_tries = Counter(path.stem for path in found if path.suffix.startswith(TRY))
     plan = _plan(recipe, lake)
     longest_first = sorted(plan.units, key=lambda unit: -unit.estimate.seconds)
     n_done = 0
     for unit in longest_first[i - 1 :: n]:
         name = digest(unit)
-        if _record(folder, name).exists() or len(list(folder.glob(f"{name}.try-*"))) >= ATTEMPTS:
+        if name in is_done or n_tries[name] >= ATTEMPTS:
             continue
-        (folder / f"{name}.try-{uuid.uuid4().hex[:8]}").touch()
+        layout.write_whole(folder / f"{name}{TRY}{uuid.uuid4().hex[:8]}", b"")
         record = run_unit(str(lake.path.absolute()), unit, recipe.limits)
-        layout.write_whole(_record(folder, name), dump(record))
+        layout.write_whole(folder / f"{name}{DONE}", dump(record))
         n_done += 1
         for listener in listeners:
             listener(record.event)
@@ -86,15 +89,20 @@ def do_share(recipe: Recipe, i: int, n: int, listeners: Sequence[Listener] = ())
 
 def records(units: Sequence[Unit], lake: Lake) -> Iterator[tuple[Unit, UnitRecord | Exception]]:
     """Yield what the jobs of an array left of each unit, for :func:`atomlake.engine.run.run`."""
-    folder = _folder(lake)
     for unit in units:
-        path = _record(folder, digest(unit))
+        path = lake.path / layout.SHARES / f"{digest(unit)}{DONE}"
         try:
             yield unit, load(path.read_bytes())
         except FileNotFoundError:
             yield unit, RuntimeError("no job of the array left a record of it; run the recipe")
         except (ValueError, ValidationError) as problem:
             yield unit, RuntimeError(f"its record {path} cannot be read ({problem})")
+
+
+def forget(lake: Lake) -> None:
+    """Remove the records, which say nothing any more once a run has published."""
+    if any(layout.files(lake.path, layout.SHARES)):
+        layout.remove(lake.path / layout.SHARES)
 
 
 def digest(unit: Unit) -> str:
@@ -161,16 +169,3 @@ def _plan(recipe: Recipe, lake: Lake) -> Plan:
     if plan.refusals:
         raise RefusedError("\n".join(plan.refusals))
     return plan
-
-
-def _folder(lake: Lake) -> Path:
-    if "://" in str(lake.path):
-        raise LakeError(
-            f"{lake.path} is an object store, and the jobs of an array leave their records in a "
-            "folder that all of them see; run the recipe with a driver instead"
-        )
-    return layout.scratch_path(lake.path) / SHARES
-
-
-def _record(folder: Path, name: str) -> Path:
-    return folder / f"{name}.json"

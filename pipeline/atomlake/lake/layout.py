@@ -9,6 +9,7 @@
       parts/<part_id>/structures/            zarr group: the structures of a part
       parts/<part_id>/<descriptor_id>-<8 hex digits>/    zarr group: features of a part
       logs/<run_id>.jsonl                    what happened in a run; can be deleted
+      shares/                                what jobs of an array have done and nobody published
       scratch/                               decompressed sources; can be deleted between runs
 
 Paths inside the catalogue are relative to the lake, with ``/`` between names. A lake in a bucket
@@ -45,7 +46,7 @@ MARKER = "atomlake.json"
 _IMPOSSIBLE = "%[]\\^|"
 #: Folders of a lake.
 CATALOGUE, DESCRIPTORS, PARTS, SCRATCH = "catalogue", "descriptors", "parts", "scratch"
-LOGS = "logs"
+LOGS, SHARES = "logs", "shares"
 
 
 def structures_path(part_id: str) -> str:
