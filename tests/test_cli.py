@@ -66,7 +66,7 @@ def test_only_a_local_cluster_starts_the_parent_of_its_workers_early(
 ):
     started = []
     monkeypatch.setattr("atomlake.clusters.forking.start", lambda: started.append(True))
-    monkeypatch.setattr("atomlake.cli._load", lambda *_: sys.exit(0))
+    monkeypatch.setattr("atomlake.cli.recipes.load", lambda *_: sys.exit(0))
     call("run", recipe(cluster=cluster))
     assert bool(started) == starts
 
