@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sqlite3
+import struct
 from contextlib import closing
 
 import ase.db
@@ -14,7 +15,9 @@ from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
+from atomlake import sources
 from atomlake.errors import SourceError
+from atomlake.sources.base import Guard, Source
 
 
 def crystals():
@@ -297,3 +300,38 @@ def test_many_rows_in_any_order(look_at, tmp_path):
     rows = [1100, 3, 700]
     again = found.reader.read(found.index.locations[rows])
     assert again.structures.positions[:, 0].tolist() == [1101, 4, 701]
+
+
+def endless(path):
+    """Let each of 8 pages refer 41 times to the next: trillions of rows in a small file."""
+    with closing(sqlite3.connect(path)) as connection:
+        ((root,),) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name='systems'")
+        ((size,),) = connection.execute("PRAGMA page_size")
+    content = bytearray(path.read_bytes())
+    place = slice((root - 1) * size, root * size)
+    leaf, n_pages = content[place], len(content) // size
+
+    def referring_to(page):
+        header = struct.pack(">BxxHHxI", 5, 40, size - 5, page)
+        cells = struct.pack(">H", size - 5) * 40
+        return (header + cells).ljust(size - 5, b"\0") + struct.pack(">Ix", page)
+
+    content[place] = referring_to(n_pages + 1)
+    for k in range(2, 9):
+        content += referring_to(n_pages + k)
+    content += leaf
+    content[28:32] = struct.pack(">I", n_pages + 8)
+    path.write_bytes(content)
+
+
+def test_pages_that_never_end(database, tmp_path):
+    # Without a key every row is searched for among all.
+    execute(database, "CREATE TABLE copy AS SELECT * FROM systems", "DROP TABLE systems")
+    execute(database, "ALTER TABLE copy RENAME TO systems")
+    endless(database)
+    guard = Guard(seconds=0.2)
+    reader = sources.reader(str(database), Source(path=str(database)), tmp_path, guard)
+    with pytest.raises(SourceError, match=r"limits\.seconds_per_structure"):
+        reader.index()
+    result = reader.read(np.array([[1, 0], [2, 0], [3, 0]]))
+    assert [problem.code for problem in result.set_aside.values()] == ["too_slow"] * 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -30,11 +31,14 @@ from atomlake.sources.base import (
     Unreadable,
     cell_volumes,
 )
+from atomlake.sources.guarded import seconds_for_item, too_slow
 
 #: Seconds to wait for a program that is writing.
 LOCK_SECONDS = 20.0
 #: Rows fetched by one statement.
 BLOCK_ROWS = 500
+#: Steps of SQLite's virtual machine between two looks at the clock: less than a millisecond.
+STEPS_BETWEEN_LOOKS = 10_000
 
 #: Columns that hold arrays, with the type of the elements and the shape for one atom.
 _ARRAYS: Mapping[str, tuple[str, tuple[int, ...]]] = {
@@ -56,6 +60,26 @@ _NUMBERS = ("energy", "free_energy", "magmom", "charge", "mass", "volume", "fmax
 _GEOMETRY = ("numbers", "positions", "cell", "pbc")
 
 Row = dict[str, Any]
+
+
+class _TimedConnection(sqlite3.Connection):
+    """A connection that interrupts a statement which takes longer than ``seconds``.
+
+    Pages that refer to each other often enough keep a statement busy for ever.
+    """
+
+    seconds = LOCK_SECONDS
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        deadline = time.monotonic() + self.seconds
+        self.set_progress_handler(lambda: time.monotonic() > deadline, STEPS_BETWEEN_LOOKS)
+        return super().execute(*arguments)
+
+    def explain(self, error: Exception) -> SetAside:
+        """Say what is wrong with what a statement did not read."""
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+            return SetAside("too_slow", too_slow(self.seconds))
+        return SetAside("malformed", f"SQLite cannot read it: {error}")
 
 
 class AseSqlite(Reader):
@@ -136,7 +160,7 @@ class AseSqlite(Reader):
             return error.problem
 
     @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
+    def _connected(self) -> Iterator[_TimedConnection]:
         """Open the database for reading, with nothing in it trusted."""
         if not os.path.isfile(self.location):
             raise SourceError(f"{self.location} is missing")
@@ -144,8 +168,14 @@ class AseSqlite(Reader):
         # SQLite wants to write beside a database even to read one that keeps a log.
         is_frozen = len(self.files) == 1 and not os.access(os.path.dirname(path), os.W_OK)
         mode = "immutable=1" if is_frozen else "mode=ro"
-        database = sqlite3.connect(f"file:{quote(path)}?{mode}", uri=True, timeout=LOCK_SECONDS)
+        database = sqlite3.connect(
+            f"file:{quote(path)}?{mode}", uri=True, timeout=LOCK_SECONDS, factory=_TimedConnection
+        )
         try:
+            database.seconds = seconds_for_item(self.guard, path)
+            # No value is longer than the files, whatever its pages say.
+            nbytes = sum(file.stat().st_size for file in self.files)
+            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, nbytes + 10**6)
             database.text_factory = lambda text: text.decode(errors="replace")
             database.execute("PRAGMA trusted_schema=OFF")
             database.execute("PRAGMA query_only=ON")
@@ -153,12 +183,13 @@ class AseSqlite(Reader):
             if found.fetchall() != [("table",)]:
                 raise SourceError(f"{self.location} is no ASE database: it has no table 'systems'")
             yield database
-        except sqlite3.Error as error:
-            raise SourceError(f"{self.location} cannot be read as SQLite: {error}") from error
+        except (OSError, sqlite3.Error) as error:
+            reason = database.explain(error).reason
+            raise SourceError(f"{self.location} cannot be read: {reason}") from error
         finally:
             database.close()
 
-    def _selected(self, database: sqlite3.Connection) -> list[int]:
+    def _selected(self, database: _TimedConnection) -> list[int]:
         """Ids of the rows that the source selects, ascending."""
         translator = SQLite3Database(self.location, create_indices=False, use_lock_file=False)
         translator.version = _version(database)
@@ -186,7 +217,7 @@ class AseSqlite(Reader):
         named = {key for key in (keys.energy, keys.forces, keys.stress) if key is not None}
         return named | {*keys.structure, *keys.atom}
 
-    def _columns(self, database: sqlite3.Connection) -> list[str]:
+    def _columns(self, database: _TimedConnection) -> list[str]:
         """Columns that hold the geometry and the labels that are wanted."""
         present = [row[1] for row in database.execute("PRAGMA table_info(systems)")]
         wanted = {*_GEOMETRY, "energy", "forces", "stress"}
@@ -199,26 +230,41 @@ class AseSqlite(Reader):
 
 
 def _rows(
-    database: sqlite3.Connection, ids: Sequence[int], columns: Sequence[str]
+    database: _TimedConnection, ids: Sequence[int], columns: Sequence[str]
 ) -> Iterator[Row | SetAside]:
-    """Yield the rows with these ids, in that order."""
+    """Yield the rows with these ids, in that order; none is tried after one that takes too long."""
+    late: SetAside | None = None
     for first in range(0, len(ids), BLOCK_ROWS):
         block = ids[first : first + BLOCK_ROWS]
-        try:
-            found = _fetch(database, block, columns)
-        except sqlite3.DatabaseError:
-            found = {}
-            for row_id in block:
-                try:
-                    found |= _fetch(database, [row_id], columns)
-                except sqlite3.DatabaseError as error:
-                    found[row_id] = SetAside("malformed", f"SQLite cannot read it: {error}")
+        found: dict[int, Row | SetAside] = {}
+        if late is None:
+            try:
+                found = _fetch(database, block, columns)
+            except sqlite3.DatabaseError:
+                found, late = _fetch_singly(database, block, columns)
         for row_id in block:
-            yield found.get(row_id) or SetAside("missing", f"there is no row {row_id} any more")
+            missing = SetAside("missing", f"there is no row {row_id} any more")
+            yield found.get(row_id) or late or missing
+
+
+def _fetch_singly(
+    database: _TimedConnection, ids: Sequence[int], columns: Sequence[str]
+) -> tuple[dict[int, Row | SetAside], SetAside | None]:
+    """Return the rows up to the first that takes too long, and why that one is set aside."""
+    found: dict[int, Row | SetAside] = {}
+    for row_id in ids:
+        try:
+            found |= _fetch(database, [row_id], columns)
+        except sqlite3.DatabaseError as error:
+            problem = database.explain(error)
+            if problem.code == "too_slow":
+                return found, problem
+            found[row_id] = problem
+    return found, None
 
 
 def _fetch(
-    database: sqlite3.Connection, ids: Sequence[int], columns: Sequence[str]
+    database: _TimedConnection, ids: Sequence[int], columns: Sequence[str]
 ) -> dict[int, Row | SetAside]:
     marks = ",".join("?" * len(ids))
     cursor = database.execute(
@@ -227,7 +273,7 @@ def _fetch(
     return {row[0]: dict(zip(columns, row[1:], strict=True)) for row in cursor}
 
 
-def _version(database: sqlite3.Connection) -> int:
+def _version(database: _TimedConnection) -> int:
     """Version of the schema, as ase tells it."""
     try:
         found = database.execute("SELECT value FROM information WHERE name='version'").fetchone()

@@ -1,8 +1,9 @@
 """Parsers of others, in a process of their own that may hang, die or ask for too much memory.
 
 A file can say that it holds 10¹² atoms. What atomlake parses itself is bounded by the size of
-the file; what a library parses runs here, where the operating system enforces the limits: a
-timer that nothing in the process can hold up, and a bound on its memory.
+the file, and SQLite can be interrupted; what another library parses runs here, where the operating
+system enforces the limits: a timer that nothing in the process can hold up, and a bound on its
+memory.
 """
 
 from __future__ import annotations
@@ -46,8 +47,7 @@ def guarded(
     guard : Guard
         Time for each item and memory for all.
     location : str
-        What is read; for a file, each item may also take the time in which the slowest
-        reader passes all of it.
+        What is read.
     function : callable
         A generator function of a module, which that process imports.
     *arguments
@@ -62,11 +62,7 @@ def guarded(
         ``too_slow`` if an item takes too long, ``too_large`` if memory runs out,
         ``crashed_reader`` if the process dies.
     """
-    try:
-        nbytes = os.path.getsize(location)
-    except OSError:
-        nbytes = 0
-    seconds = guard.seconds + nbytes / SLOWEST_READER
+    seconds = seconds_for_item(guard, location)
     process = _Process.idle(guard.nbytes)
     is_at_its_end = False
     try:
@@ -91,11 +87,7 @@ def guarded(
     except EOFError:
         status = process.end()
         if status == -signal.SIGALRM:
-            raise Unreadable(
-                "too_slow",
-                f"the next structure was not read within {seconds:,.0f} s; correct the file, "
-                "split it, or raise limits.seconds_per_structure",
-            ) from None
+            raise Unreadable("too_slow", too_slow(seconds)) from None
         raise Unreadable(
             "crashed_reader", f"the reader crashed ({_explain(status)}); correct the file"
         ) from None
@@ -104,6 +96,23 @@ def guarded(
             process.rest()
         else:
             process.end()
+
+
+def seconds_for_item(guard: Guard, location: str) -> float:
+    """Time for one structure, and for a file also that in which the slowest reader passes it."""
+    try:
+        nbytes = os.path.getsize(location)
+    except OSError:
+        nbytes = 0
+    return guard.seconds + nbytes / SLOWEST_READER
+
+
+def too_slow(seconds: float) -> str:
+    """Say that a structure took longer than this."""
+    return (
+        f"the next structure was not read within {seconds:,.0f} s; correct the file, "
+        "split it, or raise limits.seconds_per_structure"
+    )
 
 
 def _explain(status: int) -> str:
