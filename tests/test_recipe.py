@@ -31,6 +31,13 @@ def test_a_good_recipe_is_read():
     assert recipe.entries_for(recipe.sources[0]) == list(recipe.descriptors)
 
 
+def test_a_recipe_that_is_written_down_is_the_same_recipe():
+    recipe = parse(GOOD + "cluster: {kind: slurm, workers: 2, memory: 1GB}\n")
+    written = recipe.model_dump(mode="json", exclude_defaults=True)
+    assert written["cluster"] == {"kind": "slurm", "workers": 2, "memory": 10**9}
+    assert type(recipe).model_validate(written) == recipe
+
+
 def test_the_recipe_hash_ignores_where_it_runs():
     elsewhere = parse(GOOD + "cluster: {kind: local, workers: 1}\n")
     assert elsewhere.recipe_hash == parse(GOOD).recipe_hash

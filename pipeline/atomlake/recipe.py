@@ -19,7 +19,9 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializationInfo,
     ValidationError,
+    field_serializer,
     field_validator,
     model_validator,
 )
@@ -250,6 +252,11 @@ class Recipe(BaseModel):
         if kind not in clusters.names():
             raise ValueError(f"no cluster kind is called {kind!r}; there are {clusters.names()}")
         return clusters.get(kind).model_validate(settings)
+
+    @field_serializer("cluster")
+    def _settings_of_cluster(self, cluster: Cluster, info: SerializationInfo) -> dict[str, Any]:
+        settings = cluster.model_dump(mode=info.mode, exclude_defaults=info.exclude_defaults)
+        return {"kind": cluster.kind, **settings}
 
     @model_validator(mode="after")
     def _names_agree(self) -> Recipe:
