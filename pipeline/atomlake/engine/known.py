@@ -6,7 +6,7 @@ particular locations or parts: what a plan needs in memory grows with what chang
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import numpy as np
 import polars as pl
@@ -37,15 +37,19 @@ class Known:
     """What a lake already holds; nothing at all where there is no lake yet.
 
     What was set aside by checks that are no longer made, or for workers of another memory than
-    ``memory_nbytes``, is to be tried again.
+    ``memory_nbytes``, is to be tried again, and so is what lies in ``damaged_parts``.
     """
 
-    def __init__(self, lake: Lake | None, memory_nbytes: int) -> None:
+    def __init__(
+        self, lake: Lake | None, memory_nbytes: int, damaged_parts: Collection[str] = ()
+    ) -> None:
         self._lake = lake
         memory = memory_of_worker(memory_nbytes)
-        self._is_obsolete = (pl.col("status") == "set_aside") & (
+        is_set_aside_in_vain = (pl.col("status") == "set_aside") & (
             (pl.col("check_hash") != CHECKS_VERSION) | _is_of_others(memory, pl.col)
         )
+        is_damaged = pl.col("part_id").is_in(list(damaged_parts)).fill_null(False)
+        self._is_obsolete = is_set_aside_in_vain | is_damaged
         self._states = {
             (row["source"], row["location"]): row
             for row in self._collect(self._table("sources")).iter_rows(named=True)
@@ -134,13 +138,17 @@ class Known:
         return self._counts.get(source, 0)
 
     def is_settled(self, source: str, location: str) -> bool:
-        """Whether nothing there was set aside for a reason that may no longer hold."""
+        """Whether nothing there is to be tried again."""
         return (source, location) not in self._unsettled
 
     def n_records(self, source: str, location: str) -> int | None:
-        """Records of a location in the state that is known, if all of them were whole."""
+        """Records of a location in the state that is known, if all of them were whole.
+
+        None also where some are to be tried again.
+        """
         row = self._states.get((source, location))
-        if row is None or (source, location) in self._damaged:
+        is_whole = (source, location) not in self._damaged
+        if row is None or not is_whole or not self.is_settled(source, location):
             return None
         return int(row["n_structures"])
 
@@ -178,12 +186,16 @@ class Known:
         yield from self._batches(rows)
 
     def twins(self, source: str, hashes: pl.Series) -> pl.DataFrame:
-        """Live structures of a source with one of these contents, as far as 64 bits tell."""
+        """Live structures of a source with one of these contents, as far as 64 bits tell.
+
+        Those that are to be tried again leave their identity to their successor.
+        """
         found = [pl.DataFrame(schema={"structure_id": pl.String, "record_hash": pl.UInt128})]
         if len(hashes) and self.n_structures(source):
             # a sorted array, since a join would hold all that the lake has of the source
             wanted = np.sort(hashes.to_frame().select(low_bits()).to_series().to_numpy())
-            rows = self._structures(source).select("structure_id", _HASH)
+            kept = self._structures(source).filter(~self._is_obsolete)
+            rows = kept.select("structure_id", _HASH)
             for some in self._batches(rows.with_columns(low=low_bits())):
                 ordered = some.sort("low")
                 low = ordered["low"].to_numpy()

@@ -7,7 +7,7 @@ of the species), and writes nothing but decompressed copies into the scratch fol
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -113,6 +113,7 @@ def make_plan(
     lake: Lake | None,
     scratch: Path,
     on_work: Callable[[], None] = lambda: None,
+    damaged_parts: Collection[str] = (),
 ) -> Plan:
     """Compare the sources with the lake and cut what is missing into units.
 
@@ -126,6 +127,8 @@ def make_plan(
         Folder for decompressed copies.
     on_work : callable
         Called as soon as it is clear that there is something to do, maybe more than once.
+    damaged_parts : collection of str
+        Parts whose structures are read again and replaced.
 
     Raises
     ------
@@ -134,7 +137,7 @@ def make_plan(
     RecipeError
         If a descriptor does not fit what the sources hold.
     """
-    known = Known(lake, recipe.cluster.memory_per_worker)
+    known = Known(lake, recipe.cluster.memory_per_worker, damaged_parts)
     notes: list[str] = []
     states = {
         s.label: list(scan.locations(s, known, scratch, recipe, on_work)) for s in recipe.sources

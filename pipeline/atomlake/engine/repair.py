@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -35,7 +35,7 @@ class Repair:
     features : list of str
         Damaged groups of features that others, computed anew, replace.
     n_structures : int
-        Structures that were read from their sources again.
+        Damaged structures that others, read from their sources again, replace.
     problems : list of Problem
         What verification finds afterwards: empty if all is well.
     """
@@ -55,10 +55,11 @@ def repair(
     """Make a damaged lake whole.
 
     Labels are written again. Features are computed again from the structures of their part and
-    published in the place of the damaged ones. Structures that are damaged themselves are
-    retired, and a run of the recipe reads them from their sources and computes all that they
-    lack; readers do not see them in between. Who opened the lake before, or opens an
-    old version, meets the damaged files, and errors that name them.
+    published in the place of the damaged ones. Structures that are damaged themselves are read
+    from their sources by a run of the recipe, which computes their features and replaces them:
+    readers see the damaged ones, and errors that name them, or the new ones. Who opened the lake
+    before, or opens an old version, meets the damaged files. A repair that is killed is taken up
+    by the next.
 
     Parameters
     ----------
@@ -97,11 +98,13 @@ def repair(
             if row["part_id"] not in lost:
                 _compute(lake, row, run_id)
                 result.features.append(row["path"])
-        if lost and recipe is not None:
-            result.n_structures = _forget(lake, sorted(lost), recipe, run_id)
-    if result.n_structures and recipe is not None:
-        run(recipe.model_copy(update={"lake": str(path)}), executor=executor)
-    result.problems = verify(Lake.open(path)).problems
+        n_lost = len(_structures(lake, lost))
+    if n_lost and recipe is not None:
+        _require_sources(lake, lost, recipe)
+        run(recipe.model_copy(update={"lake": str(path)}), executor=executor, damaged_parts=lost)
+    lake = Lake.open(path)
+    result.n_structures = n_lost - len(_structures(lake, lost))
+    result.problems = verify(lake).problems
     return result
 
 
@@ -148,24 +151,19 @@ def _descriptor(row: dict[str, Any], parameters: str) -> Descriptor:
     return descriptor
 
 
-def _forget(lake: Lake, part_ids: list[str], recipe: Recipe, run_id: str) -> int:
-    """Retire the structures of some parts so that the recipe reads them again; count them."""
+def _structures(lake: Lake, part_ids: Collection[str]) -> pl.DataFrame:
+    """Rows of the structures in some parts."""
+    is_there = pl.col("part_id").is_in(list(part_ids)) & (pl.col("status") == "ok")
     with reporting(lake.path):
-        rows = (
-            lake.catalogue.structures()
-            .filter(pl.col("part_id").is_in(part_ids), pl.col("status") == "ok")
-            .collect()
-        )
-    missing = sorted(set(rows["source"]) - {source.label for source in recipe.sources})
+        return lake.catalogue.structures().filter(is_there).collect()
+
+
+def _require_sources(lake: Lake, part_ids: Collection[str], recipe: Recipe) -> None:
+    """Refuse a recipe that does not have the sources of the structures in some parts."""
+    known = {source.label for source in recipe.sources}
+    missing = sorted(set(_structures(lake, part_ids)["source"]) - known)
     if missing:
         raise LakeError(
             f"damaged structures of {lake.path} come from the sources {missing}, which the recipe "
             "does not have: give the recipe that made them"
         )
-    # What is known of these files no longer holds: the next run reads them.
-    places = rows.select("source", "location").unique().sort("source", "location")
-    lake.catalogue.publish_sources(
-        places.with_columns(digest=pl.lit(""), n_structures=pl.lit(0), run_id=pl.lit(run_id))
-    )
-    lake.catalogue.publish_structures(rows.clear(), retire=rows, run_id=run_id)
-    return len(rows)

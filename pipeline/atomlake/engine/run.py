@@ -9,7 +9,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -83,6 +83,7 @@ def run(
     *,
     executor: Literal["cluster", "synchronous", "shares"] = "cluster",
     listeners: Sequence[Listener] = (),
+    damaged_parts: Collection[str] = (),
 ) -> Outcome:
     """Bring the lake up to date with the recipe.
 
@@ -95,6 +96,9 @@ def run(
         have left their records (:mod:`atomlake.engine.shares`).
     listeners : sequence of callable
         Called with every event.
+    damaged_parts : collection of str
+        Parts whose structures are read again, even if their sources have not changed; each
+        commit replaces some of them.
 
     Raises
     ------
@@ -120,7 +124,8 @@ def run(
         run_id = _new_run_id()
         _mark_killed(lake)
         prepare = cache(recipe.cluster.prepare) if executor == "cluster" else lambda: None
-        plan = make_plan(recipe, lake, layout.scratch_path(lake.path), prepare)
+        scratch = layout.scratch_path(lake.path)
+        plan = make_plan(recipe, lake, scratch, prepare, damaged_parts)
         for note in plan.notes:
             tell(Note(note))
         if plan.refusals:
@@ -149,7 +154,7 @@ def run(
             publisher.publish_sources()
             publisher.wait_for_disk([layout.CATALOGUE])
         shares.forget(lake)
-        _clear(layout.scratch_path(lake.path))
+        _clear(scratch)
     return Outcome(
         run_id,
         plan,
@@ -260,10 +265,14 @@ class _Publisher:
             )
 
     def flush(self) -> None:
-        """Publish all that waits: the structures, then their features."""
+        """Publish all that waits: features, which nobody sees yet, then their structures."""
         records, self.waiting = self.waiting, []
         catalogue = self.lake.catalogue
         self.wait_for_disk(path for record in records for path in record.paths)
+        parts = [record.part for record in records if record.part is not None]
+        catalogue.publish_parts(parts, run_id=self.run_id)
+        features = [features for record in records for features in record.features]
+        catalogue.publish_features(features, run_id=self.run_id)
         rows = (
             pl.concat([record.structures for record in records], how="diagonal")
             if records
@@ -274,20 +283,11 @@ class _Publisher:
             catalogue.publish_structures(
                 rows,
                 retire=self.predecessors.join(replaced, on="sequence", how="semi"),
-                parts=[record.part for record in records if record.part is not None],
                 run_id=self.run_id,
             )
-        features = [features for record in records for features in record.features]
-        if features:
-            catalogue.publish_features(features, run_id=self.run_id)
         if records:
             self.wait_for_disk([layout.CATALOGUE])
-            self.tell(
-                Published(
-                    sum(record.part is not None for record in records),
-                    sum(record.n_structures for record in records),
-                )
-            )
+            self.tell(Published(len(parts), sum(record.n_structures for record in records)))
         self.published_at = time.monotonic()
 
     def wait_for_disk(self, paths: Iterable[str]) -> None:

@@ -123,8 +123,10 @@ class _AfterImport(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name != "deltalake":
             return None
+        # Polars looks for the module, too, without importing it.
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
+        sys.meta_path.insert(0, self)
         execute = spec.loader.exec_module
 
         def execute_and_wrap(module):
