@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from atomlake.descriptors.base import Array, Gradients, LabelColumn, Rows
+from atomlake.descriptors.base import Array, Descriptor, Gradients, LabelColumn, Rows
 from atomlake.descriptors.couplings import n_trees, rotation_generators, trees
 from atomlake.descriptors.density import (
     DensityDescriptor,
@@ -84,8 +84,87 @@ class Products(NamedTuple):
     n_products: int
 
 
-class DensityCorrelation(DensityDescriptor):
-    """Coupled products of expansion coefficients."""
+class CoupledProducts(Descriptor):
+    """Coupled products of coefficients of any expansion of the neighbour density."""
+
+    @property
+    def _expansion(self) -> Expansion:
+        raise NotImplementedError
+
+    @property
+    def _couplings(self) -> Couplings:
+        raise NotImplementedError
+
+    def scratch_nbytes(self, n_atoms: Array, n_neighbours: Array, gradients: Gradients) -> Array:
+        """Bytes of what is summed, and of the derivatives of the coefficients."""
+        expansion, is_inner = self._expansion, self.average == "inner"
+        n_members = n_atoms if is_inner else n_neighbours
+        repeats = expansion.n_species if is_inner else expansion.n_repeats
+        n_harmonics = (expansion.l_max + 1) ** 2
+        n_derivatives = 3 * expansion.n_max * n_harmonics * (gradients.positions != "none")
+        per_member = 8 * repeats * (n_derivatives + 4 * n_harmonics + 8)
+        summed = super().scratch_nbytes(n_atoms, n_neighbours, gradients)
+        coefficients: Array = per_member * (n_members + LANES)
+        return summed + coefficients
+
+    def _environments(
+        self,
+        structures: Structures,
+        neighbours: Neighbours,
+        first: int,
+        last: int,
+        rows: Rows,
+    ) -> None:
+        expansion, couplings = self._expansion, self._couplings
+        has_positions, has_strain = len(rows.gradient_positions) > 0, len(rows.gradient_strain) > 0
+        max_pairs = int(np.diff(neighbours.pair_offsets[first : last + 1]).max(initial=0))
+        with exact_rows(expansion, rows) as exact:
+            correlations(
+                expansion,
+                couplings,
+                batch_pairs(structures, neighbours),
+                first,
+                last,
+                room(expansion, neighbours, first, last, rows),
+                empty_room(expansion, couplings, max_pairs, has_positions, has_strain),
+                *exact,
+            )
+
+    def _inner_average(
+        self,
+        structures: Structures,
+        neighbours: Neighbours,
+        first: int,
+        last: int,
+        rows: Rows,
+    ) -> None:
+        expansion, couplings = self._expansion, self._couplings
+        has_positions, has_strain = len(rows.gradient_positions) > 0, len(rows.gradient_strain) > 0
+        first_atom, last_atom = structures.structure_offsets[[first, last]].tolist()
+        max_atoms = int(structures.n_atoms_per_structure[first:last].max(initial=0))
+        max_pairs = int(np.diff(neighbours.pair_offsets[first_atom : last_atom + 1]).max(initial=0))
+        # An atom moves coefficients of every species: those of its neighbours, as their centre.
+        of_mean = expansion._replace(n_repeats=expansion.n_species)
+        exact = Rows(*(np.empty(array.shape) for array in rows))
+        correlations_of_mean(
+            expansion,
+            couplings,
+            batch_pairs(structures, neighbours),
+            structures.structure_offsets,
+            first,
+            last,
+            room(expansion, neighbours, first_atom, last_atom, rows),
+            empty_room(expansion, couplings, max_pairs, has_positions, False).derivatives,
+            empty_environment(of_mean, max_atoms, False, has_strain),
+            empty_room(of_mean, couplings, max_atoms, has_positions, has_strain),
+            *exact,
+        )
+        for array, value in zip(rows, exact, strict=True):
+            array[...] = value
+
+
+class DensityCorrelation(DensityDescriptor, CoupledProducts):
+    """Coupled products of expansion coefficients in a radial basis."""
 
     averages: ClassVar[tuple[str, ...]] = ("none", "outer", "inner")
 
@@ -179,107 +258,13 @@ class DensityCorrelation(DensityDescriptor):
             for name, column in zip(names, values, strict=True)
         }
 
-    def scratch_nbytes(self, n_atoms: Array, n_neighbours: Array, gradients: Gradients) -> Array:
-        """Bytes of what is summed, and of the derivatives of the coefficients."""
-        is_inner = self.average == "inner"
-        own = coefficients_nbytes(
-            expansion_parameters(self), n_atoms if is_inner else n_neighbours, is_inner, gradients
-        )
-        summed = super().scratch_nbytes(n_atoms, n_neighbours, gradients)
-        return summed + own
+    @property
+    def _expansion(self) -> Expansion:
+        return expansion_parameters(self)
 
-    def _environments(
-        self,
-        structures: Structures,
-        neighbours: Neighbours,
-        first: int,
-        last: int,
-        rows: Rows,
-    ) -> None:
-        expansion, couplings = expansion_parameters(self), _couplings(self)
-        correlate(expansion, couplings, structures, neighbours, first, last, rows)
-
-    def _inner_average(
-        self,
-        structures: Structures,
-        neighbours: Neighbours,
-        first: int,
-        last: int,
-        rows: Rows,
-    ) -> None:
-        expansion, couplings = expansion_parameters(self), _couplings(self)
-        correlate_mean(expansion, couplings, structures, neighbours, first, last, rows)
-
-
-def coefficients_nbytes(
-    expansion: Expansion, n_members: Array, is_mean: bool, gradients: Gradients
-) -> Array:
-    """Bytes of the coefficients' derivatives by ``n_members`` neighbours, or atoms of a mean."""
-    repeats = expansion.n_species if is_mean else expansion.n_repeats
-    n_harmonics = (expansion.l_max + 1) ** 2
-    n_derivatives = 3 * expansion.n_max * n_harmonics * (gradients.positions != "none")
-    per_member = 8 * repeats * (n_derivatives + 4 * n_harmonics + 8)
-    result: Array = per_member * (n_members + LANES)
-    return result
-
-
-def correlate(
-    expansion: Expansion,
-    couplings: Couplings,
-    structures: Structures,
-    neighbours: Neighbours,
-    first: int,
-    last: int,
-    rows: Rows,
-) -> None:
-    """Write the rows of the centres ``first:last``."""
-    has_positions, has_strain = len(rows.gradient_positions) > 0, len(rows.gradient_strain) > 0
-    max_pairs = int(np.diff(neighbours.pair_offsets[first : last + 1]).max(initial=0))
-    with exact_rows(expansion, rows) as exact:
-        correlations(
-            expansion,
-            couplings,
-            batch_pairs(structures, neighbours),
-            first,
-            last,
-            room(expansion, neighbours, first, last, rows),
-            empty_room(expansion, couplings, max_pairs, has_positions, has_strain),
-            *exact,
-        )
-
-
-def correlate_mean(
-    expansion: Expansion,
-    couplings: Couplings,
-    structures: Structures,
-    neighbours: Neighbours,
-    first: int,
-    last: int,
-    rows: Rows,
-) -> None:
-    """Write the rows of the structures ``first:last``, of their mean coefficients."""
-    has_positions, has_strain = len(rows.gradient_positions) > 0, len(rows.gradient_strain) > 0
-    first_atom, last_atom = structures.structure_offsets[[first, last]].tolist()
-    max_atoms = int(structures.n_atoms_per_structure[first:last].max(initial=0))
-    max_pairs = int(np.diff(neighbours.pair_offsets[first_atom : last_atom + 1]).max(initial=0))
-    # An atom moves coefficients of every species: those of its neighbours, as their centre.
-    of_mean = expansion._replace(n_repeats=expansion.n_species)
-    exact = Rows(*(np.empty(array.shape) for array in rows))
-    correlations_of_mean(
-        expansion,
-        couplings,
-        batch_pairs(structures, neighbours),
-        structures.structure_offsets,
-        first,
-        last,
-        room(expansion, neighbours, first_atom, last_atom, rows),
-        empty_room(expansion, couplings, max_pairs, has_positions, False).derivatives,
-        empty_environment(of_mean, max_atoms, False, has_strain),
-        empty_room(of_mean, couplings, max_atoms, has_positions, has_strain),
-        *exact,
-    )
-    for array, value in zip(rows, exact, strict=True):
-        array[...] = value
+    @property
+    def _couplings(self) -> Couplings:
+        return _couplings(self)
 
 
 class _Features(NamedTuple):

@@ -9,14 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from atomlake.descriptors.base import Array, Citation, Descriptor, Gradients, LabelColumn, Rows
-from atomlake.descriptors.correlations import (
-    Block,
-    assemble,
-    coefficients_nbytes,
-    correlate,
-    correlate_mean,
-)
+from atomlake.descriptors.base import Citation, Gradients, LabelColumn
+from atomlake.descriptors.correlations import Block, CoupledProducts, assemble
 from atomlake.descriptors.cutoffs import Cutoff
 from atomlake.descriptors.density import SpeciesWeights, elements_as_species, weight_matrix
 from atomlake.descriptors.radial import radial_table
@@ -24,11 +18,10 @@ from atomlake.kernels.correlations import Couplings
 from atomlake.kernels.expansion import Expansion
 from atomlake.kernels.harmonics import recursion_coefficients
 from atomlake.kernels.lanes import n_padded
-from atomlake.neighbours import Neighbours
-from atomlake.structures import CHEMICAL_SYMBOLS, Structures
+from atomlake.structures import CHEMICAL_SYMBOLS
 
 
-class Zernike(Descriptor):
+class Zernike(CoupledProducts):
     """Norms of the neighbour density's Zernike moments.
 
     With ``ρ = r / cutoff`` and the cutoff function fc,
@@ -165,36 +158,13 @@ class Zernike(Descriptor):
             return self.species_numbers
         return -1 - np.arange(self._densities.shape[1], dtype=np.int32)
 
-    def scratch_nbytes(self, n_atoms: Array, n_neighbours: Array, gradients: Gradients) -> Array:
-        """Bytes of what is summed, and of the derivatives of the coefficients."""
-        is_inner = self.average == "inner"
-        own = coefficients_nbytes(
-            _expansion(self), n_atoms if is_inner else n_neighbours, is_inner, gradients
-        )
-        summed = super().scratch_nbytes(n_atoms, n_neighbours, gradients)
-        return summed + own
+    @property
+    def _expansion(self) -> Expansion:
+        return _expansion(self)
 
-    def _environments(
-        self,
-        structures: Structures,
-        neighbours: Neighbours,
-        first: int,
-        last: int,
-        rows: Rows,
-    ) -> None:
-        expansion, couplings = _expansion(self), _couplings(self)
-        correlate(expansion, couplings, structures, neighbours, first, last, rows)
-
-    def _inner_average(
-        self,
-        structures: Structures,
-        neighbours: Neighbours,
-        first: int,
-        last: int,
-        rows: Rows,
-    ) -> None:
-        expansion, couplings = _expansion(self), _couplings(self)
-        correlate_mean(expansion, couplings, structures, neighbours, first, last, rows)
+    @property
+    def _couplings(self) -> Couplings:
+        return _couplings(self)
 
 
 def _degrees(n_max: int) -> list[tuple[int, int]]:
