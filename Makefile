@@ -23,8 +23,8 @@ test: $(VENV)/installed-test
 slow: $(VENV)/installed-test
 	$(BIN)/pytest -m "slow and not service"
 
-# Real services on this machine: Slurm, Grid Engine, Ceph, databases, hosts in namespaces. As root,
-# on Debian, whose packages it installs.
+# Real services on this machine: Slurm, Grid Engine, SSH, Ceph, databases, hosts in namespaces. As
+# root, on Debian, whose packages it installs.
 services: $(VENV)/installed-test
 	$(BIN)/pytest -m service
 

@@ -20,6 +20,10 @@ from atomlake.errors import ClusterError
 if TYPE_CHECKING:
     from distributed import Client
 
+#: Time without tasks after which the scheduler and its workers end: nothing else tells them of a
+#: driver that was killed, because a lost connection ends no process.
+ORPHANED = "15 minutes"
+
 
 class Ssh(Remote):
     """Worker processes on machines that accept SSH and see the same folders."""
@@ -66,7 +70,10 @@ class Ssh(Remote):
         scheduler = self.scheduler_host or self.hosts[0]
         with self.certified() as files:
             settings = settings_of(SILENCE_IRREPLACEABLE)
-            environment = environment_of({}, self.environment)
+            # dask waits for the line of its log in which each worker tells its address.
+            environment = environment_of(
+                {}, {"DASK_LOGGING__DISTRIBUTED": "info"} | self.environment
+            )
             settings["distributed.nanny.pre-spawn-environ"] = environment
             if files:
                 settings |= files.settings()
@@ -86,9 +93,11 @@ class Ssh(Remote):
                             "port": 0,
                             "dashboard": self.dashboard is not None,
                             "dashboard_address": self.dashboard or "127.0.0.1:0",
+                            "idle_timeout": ORPHANED,
                         },
                         remote_python=self.python,
                         security=files.security() if files else None,
+                        silence_logs="ERROR",
                     )
                 except Exception as problem:
                     raise ClusterError(
