@@ -7,7 +7,8 @@
 
 Each cycle kills (-9) a run in a fresh lake, then runs the same recipe again undisturbed and
 compares the lake, structure by structure and bit by bit, with one that nobody ever disturbed.
-All the while a reader opens the lake again and again, and reads everything in it.
+Nothing may have been committed twice, and nothing may be left to do. All the while a reader opens
+the lake again and again, and reads everything in it.
 
 - *Scripted*: the run computes in the driver's process, which is killed before and after each file
   of a part, and before, in the middle of and after each commit. Every point is tried.
@@ -55,11 +56,11 @@ import psutil  # noqa: E402
 from ase.build import bulk, molecule  # noqa: E402
 from ase.calculators.singlepoint import SinglePointCalculator  # noqa: E402
 from ase.io import write  # noqa: E402
-from observing import Content, Reader, content, stray  # noqa: E402
+from observing import Content, Reader, committed_twice, content, stray  # noqa: E402
 
 from atomlake import recipe as recipes  # noqa: E402
 from atomlake.engine import run as running  # noqa: E402
-from atomlake.engine.run import run  # noqa: E402
+from atomlake.engine.run import preview, run  # noqa: E402
 from atomlake.engine.tasks import warm  # noqa: E402
 from atomlake.lake import Lake  # noqa: E402
 from atomlake.lake.compaction import compact  # noqa: E402
@@ -78,7 +79,7 @@ class Failure(Exception):
 
 
 def make_recipe(folder: Path, lake: Path, n_structures: int, part_size: int) -> Path:
-    """Write a recipe: molecules and crystals with labels, features and gradients."""
+    """Write a recipe: molecules and crystals, some to be set aside; features and gradients."""
     file = folder / "structures.xyz"
     if not file.exists():
         rng = np.random.default_rng(7)
@@ -88,6 +89,10 @@ def make_recipe(folder: Path, lake: Path, n_structures: int, part_size: int) -> 
             atoms = templates[i % len(templates)].copy()
             atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
             forces = rng.normal(size=atoms.positions.shape)
+            if i == n_structures // 2:  # nothing can describe it
+                atoms.positions[:] = 0.0
+            if i == n_structures - 1:  # of an element that the descriptors do not know
+                atoms.symbols[:] = "He"
             atoms.calc = SinglePointCalculator(atoms, energy=rng.normal(), forces=forces)
             structures.append(atoms)
         write(file, structures, format="extxyz")
@@ -252,7 +257,8 @@ class Campaign:
         wait_for(in_child(work, self.log), self.log)
         self.points = record.read_text().splitlines()
         self.expected = json.loads((self.folder / "expected.json").read_text())
-        assert len(self.expected["structures"]) == self.n_structures
+        assert len(self.expected["structures"]) == self.n_structures - 1
+        assert len(self.expected["set aside"]) == 1 + len(asked.descriptors)
         self.current.write_text(str(lake))
 
     def prepare_compaction(self) -> None:
@@ -293,11 +299,16 @@ class Campaign:
             shutil.rmtree(before, ignore_errors=True)
         return lake, make_recipe(self.folder, lake, self.n_structures, part_size)
 
-    def converge(self, lake: Path, recipe: Path, what: str) -> None:
-        """Run undisturbed, and compare."""
+    def converge(self, lake: Path, recipe: Path, what: str, *, is_moved: bool = False) -> None:
+        """Run undisturbed, and compare; structures that moved were committed again for that."""
 
         def work() -> None:
-            run(recipes.load(recipe), executor="synchronous")
+            asked = recipes.load(recipe)
+            run(asked, executor="synchronous")
+            if not preview(asked).is_empty:
+                raise Failure("a run that was not disturbed leaves something to do")
+            if not is_moved and (twice := committed_twice(Lake.open(lake))):
+                raise Failure("\n".join(twice))
             (self.folder / "orphans").write_text(str(len(collect(lake, timedelta(0)))))
             self.compare(lake)
 
@@ -360,13 +371,14 @@ class Campaign:
         is_killed = wait_for(in_child(work, self.log), self.log)
         self.count("compaction, scripted" if is_killed else None)
         what = f"a kill at point {nth} of a compaction ({self.compaction_points[nth - 1]})"
-        self.converge(lake, recipe, what)
+        self.converge(lake, recipe, what, is_moved=True)
 
         def again() -> None:
             compact(lake)
             purge(lake, timedelta(hours=1))
             self.compare(lake)
-            assert len(Lake.open(lake).catalogue.structures(["part_id"]).unique().collect()) == 1
+            parts = Lake.open(lake).catalogue.structures(["part_id"]).drop_nulls().unique()
+            assert len(parts.collect()) == 1
 
         wait_for(in_child(again, self.log), self.log)
 
@@ -449,6 +461,7 @@ class Campaign:
             "runs_that_ended_before_their_kill": self.n_survived,
             "groups_left_behind_and_collected": self.n_orphans,
             "reader_opened": sum(r["opened"] for r in self.reports),
+            "reader_saw_unfinished": sum(r["unfinished"] for r in self.reports),
             "reader_reread": sum(r["reread"] for r in self.reports),
             "reader_problems": [p for r in self.reports for p in r["problems"]],
         }

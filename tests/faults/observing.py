@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import xarray as xr
 
 from atomlake.errors import LakeError
@@ -39,6 +40,7 @@ def content(lake: Lake, *, with_ids: bool = True) -> dict[str, dict[str, str]]:
         found[f"features {kind}"] = _by_key(lake.features(kind), with_ids)
         if gradients != "none":
             found[f"{gradients} {kind}"] = _by_key(lake.gradients(kind, form=gradients), with_ids)
+    found["set aside"] = _reasons(lake)
     return found
 
 
@@ -75,6 +77,27 @@ def _by_key(data: xr.Dataset, with_ids: bool) -> dict[str, str]:
     return digests
 
 
+def _reasons(lake: Lake) -> dict[str, str]:
+    rejected = lake.rejected().select("source", "key", "descriptor_id", "code", "reason").rows()
+    reasons = {f"{source}:{key} {by}": f"{why}" for source, key, by, *why in rejected}
+    assert len(reasons) == len(rejected), f"a structure is set aside twice: {rejected}"
+    return reasons
+
+
+def committed_twice(lake: Lake) -> list[str]:
+    """What was committed more than once, seen or not, to a lake whose source never changed."""
+    subjects = {"structures": ["structure_id"], "features": ["descriptor_id", "part_id"]}
+    return [
+        f"{table} of {row} were committed twice"
+        for table, subject in subjects.items()
+        for row in lake.catalogue.log(table)
+        .filter(pl.struct(subject).is_duplicated())
+        .select(subject)
+        .collect()
+        .rows()
+    ]
+
+
 def stray(found: Content, expected: Content) -> list[str]:
     """What is shown and is not, bit by bit, what an undisturbed run would have written."""
     return [
@@ -92,9 +115,11 @@ class Reader:
         self.expected = expected
         self.n_opened = 0
         self.n_reread = 0
+        self.n_unfinished = 0
         self.problems: list[str] = []
         self._held: tuple[Lake, Content] | None = None
         self._most: dict[str, int] = {}
+        self._whole = {view: len(digests) for view, digests in expected.items()}
 
     def look(self, path: Path) -> None:
         """Open the lake as it is, and look again at a state that was opened before."""
@@ -110,6 +135,7 @@ class Reader:
             raise
         found = content(lake)
         self.n_opened += 1
+        self.n_unfinished += {view: len(digests) for view, digests in found.items()} != self._whole
         self.problems += [f"{path.name}: {what}" for what in stray(found, self.expected)]
         for view, digests in found.items():
             if len(digests) < self._most.get(view, 0):
@@ -135,6 +161,11 @@ class Reader:
             time.sleep(0.02)
         report.write_text(
             json.dumps(
-                {"opened": self.n_opened, "reread": self.n_reread, "problems": self.problems}
+                {
+                    "opened": self.n_opened,
+                    "unfinished": self.n_unfinished,
+                    "reread": self.n_reread,
+                    "problems": self.problems,
+                }
             )
         )
