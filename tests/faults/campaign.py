@@ -13,6 +13,7 @@ the lake again and again, and reads everything in it.
 - *Scripted*: the run computes in the driver's process, which is killed before and after each file
   of a part, and before, in the middle of and after each commit. Every point is tried.
 - *Compaction*: the same, for ``atomlake compact`` of a lake of many small parts.
+- *Purge*: the same, for ``atomlake purge`` of all that is old in a lake that was compacted.
 - *Local*: ``atomlake run`` on its local cluster. The driver (in whose process dask's scheduler and
   nannies live), a worker, or the process that workers are forked from is killed at a random time,
   or a worker at a scripted point.
@@ -29,12 +30,14 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE / "injection")]
 
-import kill_points  # noqa: E402  (wraps what atomlake imports)
+import kill_points  # noqa: E402
 
 from atomlake.clusters.forking import WORKER_ENVIRONMENT  # noqa: E402
 
 # Processes are forked from this one, which therefore must not start threads.
 os.environ.update(WORKER_ENVIRONMENT)
+# Before atomlake imports what changes tables.
+kill_points.wrap_commits()
 
 import contextlib  # noqa: E402
 import json  # noqa: E402
@@ -64,7 +67,7 @@ from atomlake.engine.run import preview, run  # noqa: E402
 from atomlake.engine.tasks import warm  # noqa: E402
 from atomlake.lake import Lake  # noqa: E402
 from atomlake.lake.compaction import compact  # noqa: E402
-from atomlake.lake.garbage import collect, purge  # noqa: E402
+from atomlake.lake.garbage import collect, purge, unpublished  # noqa: E402
 from atomlake.lake.verify import verify  # noqa: E402
 
 #: Seconds after which a run that was disturbed is said to hang.
@@ -230,6 +233,7 @@ class Campaign:
         self.n_orphans = 0
         self.points: list[str] = []
         self.compaction_points: list[str] = []
+        self.purge_points: list[str] = []
         self.log = folder / "log"
         self.current = folder / "current"
         self.stop = folder / "stop"
@@ -261,20 +265,25 @@ class Campaign:
         assert len(self.expected["set aside"]) == 1 + len(asked.descriptors)
         self.current.write_text(str(lake))
 
-    def prepare_compaction(self) -> None:
-        """Make a lake of small parts, and list the points of its compaction."""
-        lake, record = self.folder / "small-parts", self.folder / "compaction-points"
+    def prepare_maintenance(self) -> None:
+        """Make a lake of small parts and a compacted one; list the points of their maintenance."""
+        lake, compacted = self.folder / "small-parts", self.folder / "compacted"
+        purged = self.folder / "purged"
         asked = recipes.load(make_recipe(self.folder, lake, self.n_structures, 4))
-        copy = self.folder / "small-parts-copy"
+        compaction, purges = (self.folder / f"points-of-{what}" for what in ("compaction", "purge"))
 
         def work() -> None:
             run(asked, executor="synchronous")
-            shutil.copytree(lake, copy)
-            kill_points.points.arm(str(copy), record=str(record))
-            compact(copy)
+            shutil.copytree(lake, compacted)
+            kill_points.points.arm(str(compacted), record=str(compaction))
+            compact(compacted)
+            shutil.copytree(compacted, purged)
+            kill_points.points.arm(str(purged), record=str(purges))
+            purge(purged, timedelta(0))
 
         wait_for(in_child(work, self.log), self.log)
-        self.compaction_points = record.read_text().splitlines()
+        self.compaction_points = compaction.read_text().splitlines()
+        self.purge_points = purges.read_text().splitlines()
 
     @contextlib.contextmanager
     def read_in_parallel(self) -> Iterator[None]:
@@ -382,6 +391,39 @@ class Campaign:
 
         wait_for(in_child(again, self.log), self.log)
 
+    def in_purge(self, nth: int) -> None:
+        """Kill a purge of all that is old at a scripted point, then purge undisturbed.
+
+        It protects nobody who opened the lake before: the reader in parallel looks elsewhere.
+        """
+        self.n_cycles += 1
+        lake = self.folder / "purged"
+        shutil.rmtree(lake)
+        shutil.copytree(self.folder / "compacted", lake)
+        recipe = make_recipe(self.folder, lake, self.n_structures, 4)
+        token = self.folder / "token"
+        token.unlink(missing_ok=True)
+
+        def work() -> None:
+            kill_points.points.arm(str(lake), nth=nth, token=str(token))
+            purge(lake, timedelta(0))
+
+        def again() -> None:
+            self.compare(lake)
+            purge(lake, timedelta(0))
+            self.compare(lake)
+            if left := unpublished(lake):
+                raise Failure(f"two purges leave {left}")
+
+        is_killed = wait_for(in_child(work, self.log), self.log)
+        self.count("purge, scripted" if is_killed else None)
+        what = f"a kill at point {nth} of a purge ({self.purge_points[nth - 1]})"
+        try:
+            wait_for(in_child(again, self.log), self.log)
+        except Failure as failure:
+            raise Failure(f"after {what}: {failure}") from None
+        self.converge(lake, recipe, what, is_moved=True)
+
     def on_local_cluster(self, victim: str, longest: float) -> None:
         """Kill a process of ``atomlake run``: the driver, a worker or the workers' parent."""
         lake, recipe = self.fresh(2)
@@ -454,6 +496,7 @@ class Campaign:
         return {
             "points": len(self.points),
             "points_of_compaction": len(self.compaction_points),
+            "points_of_purge": len(self.purge_points),
             "cycles": self.n_cycles,
             "kills": sum(self.kills.values()),
             "kills_by_victim": dict(self.kills),
@@ -502,6 +545,7 @@ def spread(n_points: int, n_wanted: int | None) -> list[int]:
 @click.command()
 @click.option("--points", type=int, help="Scripted points to try, spread evenly; all if not given.")
 @click.option("--compaction", type=int, help="The same for the points of a compaction.")
+@click.option("--purge", "n_purge", type=int, help="The same for the points of a purge.")
 @click.option(
     "--random", "n_random", default=80, show_default=True, help="Kills on the local cluster."
 )
@@ -514,6 +558,7 @@ def spread(n_points: int, n_wanted: int | None) -> list[int]:
 def main(
     points: int | None,
     compaction: int | None,
+    n_purge: int | None,
     n_random: int,
     n_explicit: int,
     structures: int,
@@ -527,14 +572,16 @@ def main(
     failures = []
     try:
         campaign.prepare()
-        if compaction != 0:
-            campaign.prepare_compaction()
+        campaign.prepare_maintenance()
         cycles: list[Callable[[], None]] = [
             lambda n=n: campaign.at_point(n) for n in spread(len(campaign.points), points)
         ]
         cycles += [
             lambda n=n: campaign.in_compaction(n)
             for n in spread(len(campaign.compaction_points), compaction)
+        ]
+        cycles += [
+            lambda n=n: campaign.in_purge(n) for n in spread(len(campaign.purge_points), n_purge)
         ]
         local = ["driver", "worker", "worker, scripted", "parent of the workers"]
         cycles += [

@@ -2,19 +2,17 @@
 
 The moments, called points, are counted: one before each thing that this process does to
 a file of the lake (open it for writing, rename, link, make, remove), which is also the moment after
-what it did before, and one before, in the middle of and after each commit. The interpreter's audit
+what it did before, and one before, in the middle of and after each commit and all else that changes
+a table. The interpreter's audit
 events tell of the files, so that nothing of the package is changed.
 """
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.util
 import json
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
 
 #: Environment variable with the settings of :func:`arm`, as JSON.
@@ -23,7 +21,19 @@ VARIABLE = "ATOMLAKE_KILL_POINT"
 MIDDLES = (0.001, 0.004, 0.010)
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-_ON_PATHS = {"os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir"}
+#: Events, and where in their arguments the path and the folder that it is relative to are.
+_ON_PATHS = {
+    "os.rename": (1, 3),
+    "os.link": (1, 3),
+    "os.remove": (0, 1),
+    "os.mkdir": (0, 2),
+}
+#: What commits to a table, or removes files of it, by class of deltalake.
+_METHODS = {
+    "DeltaTable": ("vacuum", "create_checkpoint", "cleanup_metadata"),
+    "TableOptimizer": ("compact",),
+    "TableAlterer": ("set_table_properties",),
+}
 
 
 class Points:
@@ -70,18 +80,19 @@ class Points:
             os.write(descriptor, f"{what}\n".encode())
             os.close(descriptor)
         if self.n_passed == self.nth:
-            if delay:
-                threading.Timer(delay, self.kill).start()
-            else:
-                self.kill()
+            self.kill(delay)
 
-    def kill(self) -> None:
+    def kill(self, delay: float) -> None:
         """End this process as a power switch does, once."""
         try:
             os.close(os.open(self.token, os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             return
-        os.kill(os.getpid(), signal.SIGKILL)
+        if delay:
+            # Unlike a thread the kernel does not wait for Python's lock, and nobody handles this.
+            signal.setitimer(signal.ITIMER_REAL, delay)
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def hear(self, event: str, arguments: tuple[object, ...]) -> None:
         """Take an audit event."""
@@ -90,22 +101,26 @@ class Points:
             if not isinstance(flags, int) or not flags & _WRITING:
                 return
         elif event in _ON_PATHS:
-            path = arguments[1] if event in ("os.rename", "os.link") else arguments[0]
+            path_at, folder_at = _ON_PATHS[event]
+            path, folder = arguments[path_at], arguments[folder_at]
+            if self.lake and isinstance(path, str) and isinstance(folder, int) and folder >= 0:
+                path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)
         else:
             return
         if self.lake and isinstance(path, str | os.PathLike) and str(path).startswith(self.lake):
             self.pass_by(f"{event} {_kind(Path(path).relative_to(self.lake))}")
 
-    def commit(self, write):
-        """Wrap the function that commits."""
+    def commit(self, write, what="commit"):
+        """Wrap a function that changes a table."""
 
         def wrapped(table, *arguments, **options):
-            name = str(getattr(table, "table_uri", table)).rstrip("/").rpartition("/")[2]
-            self.pass_by(f"before commit {name}")
+            place = getattr(getattr(table, "table", table), "table_uri", table)
+            name = f"{what} {str(place).rstrip('/').rpartition('/')[2]}"
+            self.pass_by(f"before {name}")
             for delay in MIDDLES:
-                self.pass_by(f"{1e3 * delay:.0f} ms into commit {name}", delay)
+                self.pass_by(f"{1e3 * delay:.0f} ms into {name}", delay)
             result = write(table, *arguments, **options)
-            self.pass_by(f"after commit {name}")
+            self.pass_by(f"after {name}")
             return result
 
         return wrapped
@@ -117,29 +132,19 @@ def _kind(path: Path) -> str:
     return "/".join(names[2:] if names and names[0] == "parts" and len(names) > 2 else names)
 
 
-class _AfterImport(importlib.abc.MetaPathFinder):
-    """Wraps ``deltalake.write_deltalake`` as soon as the module is there."""
-
-    def find_spec(self, name, path=None, target=None):
-        if name != "deltalake":
-            return None
-        # Polars looks for the module, too, without importing it.
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        sys.meta_path.insert(0, self)
-        execute = spec.loader.exec_module
-
-        def execute_and_wrap(module):
-            execute(module)
-            module.write_deltalake = points.commit(module.write_deltalake)
-
-        spec.loader.exec_module = execute_and_wrap
-        return spec
-
-
 points = Points()
 sys.addaudithook(points.hear)
-sys.meta_path.insert(0, _AfterImport())
+
+
+def wrap_commits() -> None:
+    """Wrap what changes tables; to be called before anybody else imports it from deltalake."""
+    import deltalake
+
+    deltalake.write_deltalake = points.commit(deltalake.write_deltalake)
+    for owner, names in _METHODS.items():
+        kind = getattr(deltalake.table, owner)
+        for name in names:
+            setattr(kind, name, points.commit(getattr(kind, name), name))
 
 
 def arm_from_environment() -> None:
