@@ -119,6 +119,22 @@ def test_exchanged_files_are_found(lake: Lake) -> None:
     assert len(verify(lake).problems) == 2
 
 
+@pytest.mark.parametrize("table", ["structures", "features"])
+@pytest.mark.parametrize("other", [None, "structures", "features", "runs"])
+def test_an_entry_of_a_log_that_is_empty_or_a_copy_is_found(
+    lake: Lake, table: str, other: str | None
+) -> None:
+    """What it added is gone, and so is what it stated of that; the table can still be read."""
+    entry, first = (
+        lake.path / "catalogue" / name / "_delta_log" / f"{version:020}.json"
+        for name, version in [(table, 1), (other or table, 0)]
+    )
+    entry.write_bytes(b"" if other is None else first.read_bytes())
+    problems = verify(Lake.open(lake.path)).problems
+    wanted = "does not say what was committed" if other is None else "is the same as"
+    assert any(p.code == "damaged_table" and wanted in p.message for p in problems)
+
+
 def test_damaged_labels_are_found(lake: Lake) -> None:
     (folder,) = (lake.path / "descriptors").iterdir()
     (folder / "n" / "c" / "0").unlink()

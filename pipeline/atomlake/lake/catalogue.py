@@ -411,7 +411,8 @@ class Catalogue:
         horizon = int(1e9 * (time.time() - older_than.total_seconds()))
         parts_shown: pl.Series | None = None
         with reporting(self.lake):
-            for name in TABLES:
+            # Features go before the parts that they belong to.
+            for name in ("structures", "features", "parts", "runs", "sources"):
                 shown = _rewrite(self.lake, name, horizon, parts_shown)
                 if name == "structures":
                     parts_shown = shown["part_id"].unique()
@@ -419,12 +420,20 @@ class Catalogue:
 
     def damage(self) -> Iterator[tuple[str, str]]:
         """Compare the tables with what their commits state; yield the table and what is wrong."""
+        entries: dict[str, str] = {}
         for name in TABLES:
             try:
                 commits = [c for c in self._commits(name) if c["version"] <= self.versions[name]]
             except (ValueError, TypeError, AttributeError) as error:
                 yield name, f"an entry of its log cannot be read ({error})"
                 continue
+            for commit in commits:
+                entry = f"entry {commit['version']} of the log of {name}"
+                said = json.dumps(commit | {"version": None}, sort_keys=True)
+                if len(commit) == 1:
+                    yield name, f"{entry} does not say what was committed"
+                elif entries.setdefault(said, entry) != entry:
+                    yield name, f"{entry} is the same as {entries[said]}"
             with reporting(self.lake):
                 table = self._table(name)
                 properties = table.metadata().configuration
@@ -434,8 +443,9 @@ class Catalogue:
             first = min(found, default=0) if _OLDEST in properties else 0
             if found != list(range(first, self.versions[name] + 1)):
                 yield name, "an entry of its log is gone"
+            # What a purge stated last holds of the rows whose commits the log has forgotten.
             stated = [properties[statements.KEY]] if statements.KEY in properties else []
-            stated = [c[statements.KEY] for c in commits if statements.KEY in c] + stated
+            stated += [c[statements.KEY] for c in commits if statements.KEY in c]
             try:
                 for problem in statements.unlike_stated(rows, stated):
                     yield name, problem

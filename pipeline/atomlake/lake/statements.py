@@ -45,13 +45,13 @@ def state(rows: pl.DataFrame, *, is_all: bool = False) -> str:
 def unlike_stated(rows: pl.DataFrame, stated: Iterable[str]) -> Iterator[str]:
     """Compare a table with statements, the oldest first, and say what differs.
 
-    A statement that begins at sequence 0 replaces those before it.
+    A statement that begins at sequence 0 replaces those before it, also of rows with a higher
+    sequence, which are gone.
     """
     statements: list[dict[str, Any]] = []
     for text in stated:
         statement = json.loads(text)
-        statements = [s for s in statements if s["last"] > statement["last"] or statement["first"]]
-        statements.append(statement)
+        statements = [*statements, statement] if statement["first"] else [statement]
     rows = rows.sort("sequence")
     sequence = rows["sequence"].to_numpy()
     for statement in statements:
