@@ -1,10 +1,10 @@
 """Ends this process, with no warning, when it reaches a chosen moment of its writing.
 
 The moments, called points, are counted: one before each thing that this process does to
-a file of the lake (open it for writing, rename, link, make, remove), which is also the moment after
-what it did before, and one before, in the middle of and after each commit and all else that changes
-a table. The interpreter's audit
-events tell of the files, so that nothing of the package is changed.
+a file of the lake (open it for writing, rename, link, remove), which is also the moment after what
+it did before, one while a file is being written, and one before, in the middle of and after each
+commit and all else that changes a table. The interpreter's audit events tell of the files, so that
+nothing of the package is changed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pathlib import Path
 VARIABLE = "ATOMLAKE_KILL_POINT"
 #: Seconds into a commit, which takes some milliseconds.
 MIDDLES = (0.001, 0.004, 0.010)
+#: Seconds into the writing of a file.
+HALF = 1e-4
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 #: Events, and where in their arguments the path and the folder that it is relative to are.
@@ -26,7 +28,6 @@ _ON_PATHS = {
     "os.rename": (1, 3),
     "os.link": (1, 3),
     "os.remove": (0, 1),
-    "os.mkdir": (0, 2),
 }
 #: What commits to a table, or removes files of it, by class of deltalake.
 _METHODS = {
@@ -108,7 +109,10 @@ class Points:
         else:
             return
         if self.lake and isinstance(path, str | os.PathLike) and str(path).startswith(self.lake):
-            self.pass_by(f"{event} {_kind(Path(path).relative_to(self.lake))}")
+            name = _kind(Path(path).relative_to(self.lake))
+            self.pass_by(f"{event} {name}")
+            if event == "open":
+                self.pass_by(f"half of {name}", HALF)
 
     def commit(self, write, what="commit"):
         """Wrap a function that changes a table."""
@@ -150,4 +154,7 @@ def wrap_commits() -> None:
 def arm_from_environment() -> None:
     """Arm as the environment says, if it says so."""
     if VARIABLE in os.environ:
-        points.arm(**json.loads(os.environ[VARIABLE]))
+        settings = json.loads(os.environ[VARIABLE])
+        if settings.get("role") != "worker":  # which never commits
+            wrap_commits()
+        points.arm(**settings)
