@@ -51,6 +51,7 @@ def test_a_script_starts_nothing_and_names_what_the_job_needs(batch):
     assert "-m distributed.cli.dask_worker tls://SCHEDULER:PORT" in script
     assert "--nthreads 1" in script
     assert "NUMBA_NUM_THREADS=1" in script
+    assert "DASK_DISTRIBUTED__WORKER__PRELOAD=atomlake.engine.preload" in script
     assert re.search(r"--tls-key \S+/CERTIFICATES/cluster.key", script)
 
 

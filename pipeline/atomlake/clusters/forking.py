@@ -20,8 +20,11 @@ WORKER_ENVIRONMENT = {
     "DASK_LOGGING__DISTRIBUTED": "critical",
 }
 
+#: Module that gets a process ready for units.
+PRELOAD = "atomlake.engine.preload"
+
 #: What a worker process imports before its first task.
-WORKER_MODULES = ["atomlake.engine.preload", "distributed.nanny", "distributed.worker"]
+WORKER_MODULES = [PRELOAD, "distributed.nanny", "distributed.worker"]
 
 
 def start() -> None:

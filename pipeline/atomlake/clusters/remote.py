@@ -12,7 +12,7 @@ from pydantic import ByteSize, Field, PositiveInt
 
 from atomlake.clusters import certificates
 from atomlake.clusters.base import DASK_SETTINGS, Cluster
-from atomlake.clusters.forking import WORKER_ENVIRONMENT
+from atomlake.clusters.forking import PRELOAD, WORKER_ENVIRONMENT
 
 #: Seconds of silence after which a worker counts as lost: short where something starts
 #: another one (dask accepts no less than 11 s), long where nothing does, because a worker
@@ -77,6 +77,7 @@ def settings_of(silence: str) -> dict[str, Any]:
         "distributed.comm.timeouts.connect": "60s",
         "distributed.scheduler.worker-ttl": "10 minutes",
         "distributed.deploy.lost-worker-timeout": "5s",
+        "distributed.worker.preload": PRELOAD,
     }
 
 

@@ -1,5 +1,10 @@
-"""Imported by the process that local workers are forked from, for all of them."""
+"""Imported by the process that local workers are forked from, and by each remote worker."""
 
 from atomlake.engine import tasks
 
 tasks.load_common_kernels()
+
+
+def dask_setup(_: object) -> None:
+    """Compile what every unit needs, or load it, before the worker joins its scheduler."""
+    tasks.warm([])
