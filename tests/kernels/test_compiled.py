@@ -118,6 +118,13 @@ def test_machine_code_of_another_user_is_not_loaded(tmp_path, monkeypatch):
         compiled.cache_folder("radial")
 
 
+def test_a_folder_that_cannot_be_written_is_refused(monkeypatch):
+    monkeypatch.setenv("ATOMLAKE_CACHE_DIR", "/proc/atomlake")
+    compiled.cache_folder.cache_clear()
+    with pytest.raises(KernelCacheError, match="cannot be written"):
+        compiled.cache_folder("radial")
+
+
 def test_the_folder_of_machine_code_is_for_its_user_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("ATOMLAKE_CACHE_DIR", str(tmp_path / "new"))
     with compiled.compiling_alone():

@@ -18,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from servers import stopped_by
+
 #: Key and secret that every store here takes.
 KEY, SECRET = "test", "testtest"
 #: Seconds that a store may take to start.
@@ -47,15 +49,10 @@ def ceph(folder: Path) -> Iterator[int]:
     port = _free_port()
     script = Path(__file__).with_name("ceph.sh")
     # The path of a socket of Ceph may have 107 characters.
-    with tempfile.TemporaryDirectory(prefix="ceph-") as short:
-        try:
-            subprocess.run(
-                ["bash", str(script), "start", short, str(port)], check=True, timeout=600
-            )
-            yield port
-        finally:
-            subprocess.run(["bash", str(script), "stop", short], check=True)
-            os.makedirs(short, exist_ok=True)
+    short = tempfile.mkdtemp(prefix="ceph-")
+    with stopped_by("bash", script, "stop", short):
+        subprocess.run(["bash", str(script), "start", short, str(port)], check=True, timeout=600)
+        yield port
 
 
 def make_bucket(port: int, name: str) -> None:

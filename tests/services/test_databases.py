@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
+from servers import stopped_by
 
 from atomlake import sources
 from atomlake.engine.run import preview, run
@@ -51,12 +52,10 @@ def servers():
     # The servers' own users do not reach the folders of pytest.
     folder = Path(tempfile.mkdtemp(prefix="atomlake-databases-"))
     script = HERE / "databases.sh"
-    try:
+    with stopped_by(script, "stop", folder):
         subprocess.run([script, "start", folder], check=True, timeout=300)
         yield folder
-    finally:
-        subprocess.run([script, "stop", folder], check=True)
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Server:

@@ -3,18 +3,19 @@
 import subprocess
 
 import pytest
+from servers import stopped_by
 
 from conftest import HERE
 
 
 @pytest.fixture(scope="module")
 def grid_engine(workbench):
-    subprocess.run([HERE / "grid_engine.sh", "start"], check=True, timeout=300)
-    workbench.prefix = ["nsenter", "--net=/run/netns/alsge"]
-    workbench.environment |= {"SGE_ROOT": "/var/lib/gridengine", "SGE_CELL": "default"}
-    yield
+    with stopped_by(HERE / "grid_engine.sh", "stop"):
+        subprocess.run([HERE / "grid_engine.sh", "start"], check=True, timeout=300)
+        workbench.prefix = ["nsenter", "--net=/run/netns/alsge"]
+        workbench.environment |= {"SGE_ROOT": "/var/lib/gridengine", "SGE_CELL": "default"}
+        yield
     workbench.prefix = []
-    subprocess.run([HERE / "grid_engine.sh", "stop"], check=True)
 
 
 def test_jobs_compute_what_the_local_run_computed(workbench, grid_engine):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from servers import stopped_by
 
 from conftest import ANGLES, HERE, angles
 
@@ -16,10 +17,10 @@ from conftest import ANGLES, HERE, angles
 @pytest.fixture(scope="module")
 def slurm(workbench, tmp_path_factory):
     folder = tmp_path_factory.mktemp("slurm")
-    subprocess.run([HERE / "slurm.sh", "start", folder, "2", "2"], check=True, timeout=300)
-    workbench.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
-    yield Slurm(folder)
-    subprocess.run([HERE / "slurm.sh", "stop", folder], check=True)
+    with stopped_by(HERE / "slurm.sh", "stop", folder):
+        subprocess.run([HERE / "slurm.sh", "start", folder, "2", "2"], check=True, timeout=300)
+        workbench.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+        yield Slurm(folder)
     workbench.environment = dict(os.environ)
 
 

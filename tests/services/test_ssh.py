@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from servers import stopped_by
 
 from atomlake.errors import ExitCode
 from conftest import HERE
@@ -20,11 +21,9 @@ def server(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    try:
+    with stopped_by(HERE / "ssh.sh", "stop", folder):
         subprocess.run([HERE / "ssh.sh", "start", folder, str(port)], check=True, timeout=300)
         yield folder, port
-    finally:
-        subprocess.run([HERE / "ssh.sh", "stop", folder], check=True)
 
 
 @pytest.fixture

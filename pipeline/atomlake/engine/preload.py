@@ -1,8 +1,13 @@
 """Imported by the process that local workers are forked from, and by each remote worker."""
 
-from atomlake.engine import tasks
+from contextlib import suppress
 
-tasks.load_common_kernels()
+from atomlake.errors import KernelCacheError
+
+with suppress(KernelCacheError):  # the driver tells of it
+    from atomlake.engine import tasks
+
+    tasks.load_common_kernels()
 
 
 def dask_setup(_: object) -> None:

@@ -47,20 +47,25 @@ def _own_folder() -> Path:
     Raises
     ------
     KernelCacheError
-        If the folder belongs to somebody else than this user or root, or others may write it.
+        If the folder belongs to somebody else than this user or root, or others may write it, or
+        this user may not: numba would look for another place, where nothing tells old from new.
     """
     root = cache_root()
     with contextlib.suppress(OSError):
         root.parent.mkdir(parents=True, exist_ok=True)
         root.mkdir(mode=0o700, exist_ok=True)
-    if root.exists():
-        state = root.stat()
-        if state.st_uid not in (os.geteuid(), 0) or state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise KernelCacheError(
-                f"the folder of compiled kernels {root} belongs to another user or can be written "
-                "by others, who could have their code run by it; remove it, or name a folder of "
-                "your own in ATOMLAKE_CACHE_DIR"
-            )
+    if not os.access(root, os.W_OK):
+        raise KernelCacheError(
+            f"the folder of compiled kernels {root} cannot be written; name one that can in "
+            "ATOMLAKE_CACHE_DIR"
+        )
+    state = root.stat()
+    if state.st_uid not in (os.geteuid(), 0) or state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise KernelCacheError(
+            f"the folder of compiled kernels {root} belongs to another user or can be written "
+            "by others, who could have their code run by it; remove it, or name a folder of "
+            "your own in ATOMLAKE_CACHE_DIR"
+        )
     return root
 
 
