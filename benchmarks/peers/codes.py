@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -163,7 +164,7 @@ class Atomlake(Code):
         neighbours, wanted = self._neighbours(), self.wanted(quantity)
         for block, shapes in self._blocks(quantity, neighbours):
             views = (
-                room[: int(np.prod(shape))].reshape(shape)
+                room[: math.prod(shape)].reshape(shape)
                 for room, shape in zip(self._rooms[quantity], shapes, strict=True)
             )
             self.descriptor.compute_rows(self.batch, neighbours, *block, wanted, Rows(*views))

@@ -6,6 +6,7 @@ publishes the record that the task returns.
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import socket
@@ -390,7 +391,7 @@ class _Buffer:
         """Return arrays for the rows ``first:last``, valid until the next call."""
         result = []
         for i, shape in enumerate(self.shapes(first, last)):
-            size = int(np.prod(shape))
+            size = math.prod(shape)
             if self.arrays[i].size < size:
                 self.arrays[i] = np.empty(size, self.dtype)
             result.append(self.arrays[i][:size].reshape(shape))
