@@ -149,6 +149,8 @@ _SUBJECT: Mapping[str, Sequence[str]] = {
 }
 #: Property of a table: the first version that was not purged.
 _OLDEST = "atomlake.oldestVersion"
+#: Property of a table: the last version whose entry, and those before it, a purge may remove.
+_PURGED = "atomlake.purgedVersion"
 #: Member of an entry of the log of runs: versions that the other tables had.
 _VERSIONS = "atomlake.versions"
 #: Commits by others that one commit gives way to before it gives up.
@@ -427,26 +429,28 @@ class Catalogue:
             except (ValueError, TypeError, AttributeError) as error:
                 yield name, f"an entry of its log cannot be read ({error})"
                 continue
-            for commit in commits:
-                entry = f"entry {commit['version']} of the log of {name}"
-                said = json.dumps(commit | {"version": None}, sort_keys=True)
-                if len(commit) == 1:
-                    yield name, f"{entry} does not say what was committed"
-                elif entries.setdefault(said, entry) != entry:
-                    yield name, f"{entry} is the same as {entries[said]}"
             with reporting(self.lake):
                 table = self._table(name)
                 properties = table.metadata().configuration
                 newest = {other: _open(self.lake, other).version() for other in TABLES}
                 rows = self.log(name).collect()
-            found = [commit["version"] for commit in commits]
-            first = min(found, default=0) if _OLDEST in properties else 0
-            if found != list(range(first, self.versions[name] + 1)):
-                yield name, "an entry of its log is gone"
-            # What a purge stated last holds of the rows whose commits the log has forgotten.
-            stated = [properties[statements.KEY]] if statements.KEY in properties else []
-            stated += [c[statements.KEY] for c in commits if statements.KEY in c]
             try:
+                # What a purge forgets it forgets in any order, and may be killed over it.
+                first = int(properties.get(_PURGED, -1)) + 1
+                commits = [commit for commit in commits if commit["version"] >= first]
+                for commit in commits:
+                    entry = f"entry {commit['version']} of the log of {name}"
+                    said = json.dumps(commit | {"version": None}, sort_keys=True)
+                    if len(commit) == 1:
+                        yield name, f"{entry} does not say what was committed"
+                    elif entries.setdefault(said, entry) != entry:
+                        yield name, f"{entry} is the same as {entries[said]}"
+                found = [commit["version"] for commit in commits]
+                if found != list(range(first, self.versions[name] + 1)):
+                    yield name, "an entry of its log is gone"
+                # What a purge stated last holds of the rows whose commits the log has forgotten.
+                stated = [properties[statements.KEY]] if statements.KEY in properties else []
+                stated += [c[statements.KEY] for c in commits if statements.KEY in c]
                 for problem in statements.unlike_stated(rows, stated):
                     yield name, problem
                 for commit in commits:
@@ -699,6 +703,7 @@ def _forget_versions(
         {
             "delta.logRetentionDuration": duration,
             _OLDEST: str(oldest),
+            _PURGED: str(table.version() + 1),
             statements.KEY: statements.state(shown, is_all=True),
         },
         raise_if_not_exists=False,
