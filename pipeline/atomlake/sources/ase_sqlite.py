@@ -183,7 +183,8 @@ class AseSqlite(Reader):
             if found.fetchall() != [("table",)]:
                 raise SourceError(f"{self.location} is no ASE database: it has no table 'systems'")
             yield database
-        except (OSError, sqlite3.Error) as error:
+        # Names in a damaged schema, and so messages about them, may be no text.
+        except (OSError, UnicodeDecodeError, sqlite3.Error) as error:
             reason = database.explain(error).reason
             raise SourceError(f"{self.location} cannot be read: {reason}") from error
         finally:
