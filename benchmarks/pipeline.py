@@ -269,7 +269,10 @@ def kernel_and_write(
     start = time.perf_counter()
     part_id = uuid.uuid4().hex
     parts.write_structures(lake.path, part_id, structures)
-    writer = parts.FeatureWriter(lake.path, part_id, descriptor, gradients, structures, neighbours)
+    writer = parts.FeatureWriter(
+        lake.path, part_id, descriptor, gradients, structures, neighbours.pair_offsets
+    )
+    writer.append_pairs(neighbours)
     for first, last in blocks:
         writer.append(block(first, last))
     writer.close(seconds=0.0, max_neighbours=2000)

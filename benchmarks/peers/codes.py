@@ -203,7 +203,7 @@ class Atomlake(Code):
         wanted = self.wanted(quantity)
         blocks = self.descriptor.blocks(self.batch, neighbours, wanted, BLOCK_NBYTES)
         return [
-            (block, self.descriptor.row_shapes(self.batch, neighbours, *block, wanted))
+            (block, self.descriptor.row_shapes(self.batch, neighbours.pair_offsets, *block, wanted))
             for block in blocks
         ]
 

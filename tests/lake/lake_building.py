@@ -102,7 +102,7 @@ def rows_of(
     """Random features and gradients, some of them hard to keep."""
     n = structures.n_structures if descriptor.counts_structures(gradients) else structures.n_atoms
     arrays = []
-    for shape in descriptor.row_shapes(structures, neighbours, 0, n, gradients):
+    for shape in descriptor.row_shapes(structures, neighbours.pair_offsets, 0, n, gradients):
         values = rng.normal(size=shape).astype(descriptor.dtype)
         if values.size:
             where = rng.integers(0, values.size, len(AWKWARD))
@@ -207,7 +207,10 @@ def write_features(
     block: int = 7,
 ) -> parts.FeaturesRecord:
     """Write features as they come, in blocks of some rows of each array."""
-    writer = parts.FeatureWriter(lake, part_id, descriptor, gradients, structures, neighbours, rows)
+    writer = parts.FeatureWriter(
+        lake, part_id, descriptor, gradients, structures, neighbours.pair_offsets, rows
+    )
+    writer.append_pairs(neighbours)
     longest = max(len(value) for value in values)
     for start in range(0, longest, block):
         writer.append(Rows(*(value[start : start + block] for value in values)))

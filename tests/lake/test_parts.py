@@ -150,7 +150,7 @@ def test_the_writer_keeps_no_block(lake: Path, rng: np.random.Generator) -> None
     structures = structures_of((3, 2), rng)
     neighbours = neighbours_of(structures, rng)
     toy = Toy()
-    writer = parts.FeatureWriter(lake, "p", toy, Gradients(), structures, neighbours)
+    writer = parts.FeatureWriter(lake, "p", toy, Gradients(), structures, neighbours.pair_offsets)
     rows = rows_of(toy, structures.take([0]), neighbours_of(structures, rng), Gradients(), rng)
     for value, n in ((1.0, 3), (2.0, 2)):
         rows.features[:] = value
@@ -186,7 +186,8 @@ def test_no_structure_at_all_is_a_valid_outcome(lake: Path) -> None:
     structures = Structures.empty()
     neighbours = neighbours_of(structures, np.random.default_rng(0))
     for gradients in FORMS:
-        writer = parts.FeatureWriter(lake, "p", Toy(), gradients, structures, neighbours, rows=[])
+        offsets = neighbours.pair_offsets
+        writer = parts.FeatureWriter(lake, "p", Toy(), gradients, structures, offsets, rows=[])
         record = writer.close(seconds=0.0, set_aside={0: SetAside("bad", "because")})
         assert (record.n_structures, record.n_rows, record.rows) == (0, 0, ())
 

@@ -397,7 +397,7 @@ class Descriptor(BaseModel, ABC):
     def row_shapes(
         self,
         structures: Structures,
-        neighbours: Neighbours,
+        pair_offsets: NDArray[np.int64],
         first: int,
         last: int,
         gradients: Gradients,
@@ -412,7 +412,7 @@ class Descriptor(BaseModel, ABC):
         elif gradients.positions == "summed":
             shapes = (n_atoms, f), (n_atoms, s, 3, f), (n, s, 3, 3, f)
         else:
-            n_pairs = int(neighbours.pair_offsets[last] - neighbours.pair_offsets[first])
+            n_pairs = int(pair_offsets[last] - pair_offsets[first])
             shapes = (n, f), (n_pairs, 3, f), (n, 3, 3, f)
         features, positions, strain = shapes
         if gradients.positions == "none":
@@ -438,7 +438,7 @@ class Descriptor(BaseModel, ABC):
             if self.counts_structures(gradients)
             else np.diff(neighbours.pair_offsets)
         )
-        of_one = self.row_shapes(structures, neighbours, 0, 0, gradients)
+        of_one = self.row_shapes(structures, neighbours.pair_offsets, 0, 0, gradients)
         has_positions, has_strain = gradients.positions != "none", gradients.strain
         features, positions, strain = (int(np.prod(shape[1:])) for shape in of_one)
         is_summed = self.per == "atom" and gradients.positions == "summed"
@@ -681,7 +681,7 @@ def empty_rows(
     gradients: Gradients,
 ) -> Rows:
     """Allocate the arrays of the rows ``first:last`` without filling them."""
-    shapes = descriptor.row_shapes(structures, neighbours, first, last, gradients)
+    shapes = descriptor.row_shapes(structures, neighbours.pair_offsets, first, last, gradients)
     return Rows(*(np.empty(shape, dtype=descriptor.dtype) for shape in shapes))
 
 

@@ -273,7 +273,8 @@ def _too_large(plan: Plan, recipe: Recipe) -> Iterator[str]:
     if plan.memory_nbytes > allowed:
         yield (
             f"a worker would need {plan.memory_nbytes / 1e9:,.2f} GB and may use "
-            f"{allowed / 1e9:,.2f} GB; use fewer workers, or raise cluster.memory"
+            f"{allowed / 1e9:,.2f} GB; raise cluster.memory to at least "
+            f"{plan.memory_nbytes / memory.USABLE / 1e9:,.2f}GB (with fewer workers on one machine)"
         )
 
 
@@ -399,7 +400,8 @@ def _feature_units(
         cost = costs(n_atoms.to_numpy(), np.full(len(live), np.nan), missing, speed, limit)
         rows = None if len(live) == n_structures else tuple(live.to_list())
         unit = Unit(source, (), part_id, rows, missing, cost.total(slice(None)))
-        yield _within(unit, cost, slice(None), recipe.cluster.memory_per_worker)
+        memory_nbytes = recipe.cluster.memory_per_worker
+        yield _in_pieces(_within(unit, cost, slice(None), memory_nbytes), cost, memory_nbytes)
 
 
 def _within(unit: Unit, cost: Costs, rows: slice, memory_nbytes: int) -> Unit:
@@ -418,6 +420,22 @@ def _within(unit: Unit, cost: Costs, rows: slice, memory_nbytes: int) -> Unit:
     }
     left = cost.without(is_too_large, rows).total(slice(None))
     return replace(unit, estimate=left, fatal=fatal)
+
+
+def _in_pieces(unit: Unit, cost: Costs, memory_nbytes: int) -> Unit:
+    """Return the unit of an existing part with neighbour lists that fit what is left of a worker.
+
+    The part stays whole; its worker makes the lists of a few structures at a time, of one at least.
+    """
+    lists = np.delete(cost.list_nbytes, list(unit.fatal))
+    estimate = unit.estimate
+    rest = int(estimate.input_nbytes - lists.sum())
+    left = memory.available(memory_nbytes) - rest - estimate.working_nbytes
+    list_nbytes = max(left, int(lists.max(initial=0)))
+    in_memory = rest + min(int(lists.sum()), list_nbytes)
+    return replace(
+        unit, estimate=replace(estimate, input_nbytes=in_memory), list_nbytes=list_nbytes
+    )
 
 
 def _covered(parts: pl.DataFrame, computed: pl.DataFrame) -> set[str]:

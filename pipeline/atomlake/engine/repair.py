@@ -21,7 +21,7 @@ from atomlake.lake.catalogue import reporting
 from atomlake.lake.lock import alone
 from atomlake.lake.parts import read_descriptor, write_descriptor
 from atomlake.lake.verify import Problem, verify
-from atomlake.recipe import Limits, Recipe
+from atomlake.recipe import Limits, PartSize, Recipe
 
 
 @dataclass
@@ -131,7 +131,7 @@ def _compute(lake: Lake, row: dict[str, Any], run_id: str) -> None:
         rows = tuple(sorted([*rows, *(entry["row"] for entry in row["set_aside"])]))
     gradients = Gradients(row["gradients"], row["strain"])
     task = Task(row["kind"], descriptor.parameters, gradients)
-    unit = Unit("", (), row["part_id"], rows, (task,), Estimate())
+    unit = Unit("", (), row["part_id"], rows, (task,), Estimate(), list_nbytes=PartSize().memory)
     limits = (
         Limits() if row["max_neighbours"] is None else Limits(max_neighbours=row["max_neighbours"])
     )

@@ -26,17 +26,17 @@ import polars as pl
 from numpy.typing import NDArray
 
 from atomlake import sources
-from atomlake.descriptors.base import Descriptor, Gradients, Rows, empty_rows
+from atomlake.descriptors.base import Descriptor, Gradients, Rows, cut, empty_rows
 from atomlake.engine import memory
 from atomlake.engine.events import UnitDone
-from atomlake.engine.units import Piece, Unit, packed
+from atomlake.engine.units import Piece, Unit, costs, packed
 from atomlake.engine.versions import versions
 from atomlake.errors import LakeError, SetAside, SourceError
 from atomlake.kernels.compiled import load, warm_up
 from atomlake.lake import layout, parts
 from atomlake.neighbours import Neighbours, find_neighbours
 from atomlake.recipe import Limits
-from atomlake.sources.base import Guard, ReadResult
+from atomlake.sources.base import Guard, ReadResult, cell_volumes
 from atomlake.structures import Structures, check
 
 #: Problems of one structure, by its row in a batch.
@@ -131,6 +131,7 @@ def run_unit(lake: str, unit: Unit, limits: Limits) -> UnitRecord:
     if part_id is None:
         part_id = uuid.uuid4().hex
         structures, rows, fatal = _ingest(lake, part_id, unit, limits.guard, record), None, {}
+        pieces = [range(structures.n_structures)]
     else:
         rows = unit.rows
         fatal = {unit.part_rows[i]: problem for i, problem in unit.fatal.items()}
@@ -138,9 +139,10 @@ def run_unit(lake: str, unit: Unit, limits: Limits) -> UnitRecord:
             rows = tuple(row for row in unit.part_rows if row not in fatal)
         with record.timing("read"):
             structures = parts.read_structures(lake, part_id, rows)
+        pieces = _pieces(structures, unit, limits.max_neighbours)
         record.n_structures, record.n_atoms = len(unit), structures.n_atoms
     if structures.n_structures or fatal:
-        batch = _Batch(part_id, rows, structures, limits.max_neighbours, fatal)
+        batch = _Batch(part_id, rows, structures, pieces, limits.max_neighbours, fatal)
         batch.largest_cutoff = max((d.cutoff for d, _ in descriptors), default=0.0)
         for descriptor, gradients in descriptors:
             _featurize(lake, record, batch, descriptor, gradients)
@@ -269,33 +271,65 @@ def _labels_present(structures: Structures) -> list[list[str]]:
 class _Batch:
     """The structures of one unit, with neighbour lists cut from one list where that can be.
 
-    ``rows`` are the rows of the part that ``structures`` are; None for all of them. ``fatal``
-    are rows that are not tried, with what is to be recorded of them.
+    ``rows`` are the rows of the part that ``structures`` are; None for all of them. ``pieces``
+    are the structures whose lists are in memory together. ``fatal`` are rows that are not tried,
+    with what is to be recorded of them.
     """
 
     part_id: str
     rows: Sequence[int] | None
     structures: Structures
+    pieces: Sequence[range]
     max_neighbours: int
     fatal: Problems
     largest_cutoff: float = 0.0
-    found: tuple[Neighbours, list[SetAside | None]] | None = None
+    found: tuple[range, Neighbours, list[SetAside | None]] | None = None
 
-    def neighbours(self, cutoff: float) -> tuple[Neighbours, list[SetAside | None]]:
-        """Return the list at one cutoff and the structures that it sets aside."""
-        if self.found is None:
-            self.found = self._find(self.largest_cutoff)
-        neighbours, problems = self.found
+    def neighbours(
+        self, piece: range, cutoff: float
+    ) -> tuple[Structures, Neighbours, list[SetAside | None]]:
+        """Return a piece, its list at one cutoff and the structures that it sets aside."""
+        is_all = len(piece) == self.structures.n_structures
+        structures = self.structures if is_all else self.structures.take(piece)
+        if self.found is None or self.found[0] != piece:
+            self.found = None  # its memory is needed for the next
+            self.found = piece, *self.find(structures, self.largest_cutoff)
+        _, neighbours, problems = self.found
         if cutoff != self.largest_cutoff and any(problems):
-            return self._find(cutoff)
-        return neighbours.within(cutoff), problems
+            return structures, *self.find(structures, cutoff)
+        return structures, neighbours.within(cutoff), problems
+
+    def find(
+        self, structures: Structures, cutoff: float
+    ) -> tuple[Neighbours, list[SetAside | None]]:
+        """Make the list of some structures."""
+        return find_neighbours(structures, cutoff, max_neighbours=self.max_neighbours)
+
+    def survey(self, cutoff: float) -> tuple[NDArray[np.int64], list[SetAside | None]]:
+        """Count the neighbours of each atom, and say which structures the lists set aside."""
+        counts, problems = [np.empty(0, np.int64)], []
+        for piece in self.pieces:
+            of_atoms, of_structures = self._survey_piece(piece, cutoff)
+            counts.append(of_atoms)
+            problems += of_structures
+        return np.concatenate(counts), problems
+
+    def _survey_piece(
+        self, piece: range, cutoff: float
+    ) -> tuple[NDArray[np.int64], list[SetAside | None]]:
+        _, neighbours, problems = self.neighbours(piece, cutoff)
+        return neighbours.counts, problems
 
     def part_rows(self, structures: Sequence[int]) -> list[int]:
         """Rows of the part of some structures of the batch."""
         return list(structures) if self.rows is None else [self.rows[s] for s in structures]
 
-    def _find(self, cutoff: float) -> tuple[Neighbours, list[SetAside | None]]:
-        return find_neighbours(self.structures, cutoff, max_neighbours=self.max_neighbours)
+
+def _pieces(structures: Structures, unit: Unit, max_neighbours: int) -> list[range]:
+    """Cut the structures of an existing part so that each piece's lists fit the memory."""
+    volumes = cell_volumes(structures.cells)
+    cost = costs(structures.n_atoms_per_structure, volumes, unit.tasks, {}, max_neighbours)
+    return [range(*ends) for ends in cut(cost.list_nbytes.astype(np.int64), unit.list_nbytes)]
 
 
 def _featurize(
@@ -303,40 +337,30 @@ def _featurize(
 ) -> None:
     """Compute and write one descriptor of a part, without the structures that it cannot have."""
     start = time.perf_counter()
-    structures = batch.structures
     with record.timing("neighbours"):
-        neighbours, problems = batch.neighbours(descriptor.cutoff)
+        counts, problems = batch.survey(descriptor.cutoff)
     set_aside: Problems = {
         s: problem
-        for reasons in (problems, descriptor.check(structures))
+        for reasons in (problems, descriptor.check(batch.structures))
         for s, problem in enumerate(reasons)
         if problem is not None
     }
     while True:
         covered = [s for s in range(batch.structures.n_structures) if s not in set_aside]
-        if set_aside:
-            structures = batch.structures.take(covered)
-            with record.timing("neighbours"):
-                neighbours, _ = find_neighbours(
-                    structures, descriptor.cutoff, max_neighbours=batch.max_neighbours
-                )
+        is_covered = np.isin(batch.structures.structure_index, covered)
         writer = parts.FeatureWriter(
             lake,
             batch.part_id,
             descriptor,
             gradients,
-            structures,
-            neighbours,
+            batch.structures.take(covered) if set_aside else batch.structures,
+            np.concatenate([[0], np.cumsum(counts[is_covered])]),
             rows=None if batch.rows is None and not set_aside else batch.part_rows(covered),
         )
-        try:
-            _stream(record, writer, structures, neighbours, descriptor, gradients)
+        failed = _compute(record, writer, batch, set_aside)
+        if not failed:
             break
-        except LakeError:
-            raise
-        except Exception as error:
-            found = _culprits(structures, descriptor, gradients, batch.max_neighbours, error)
-            set_aside |= {covered[s]: reason for s, reason in found.items()}
+        set_aside |= failed
     rows = batch.part_rows(list(set_aside))
     problems_of_rows = batch.fatal | dict(zip(rows, set_aside.values(), strict=True))
     for problem in problems_of_rows.values():
@@ -352,15 +376,53 @@ def _featurize(
     record.features.append(written)
 
 
+def _compute(
+    record: UnitRecord, writer: parts.FeatureWriter, batch: _Batch, set_aside: Problems
+) -> Problems:
+    """Compute and write all that is not set aside; return what fails, where something does."""
+    for piece in batch.pieces:
+        failed = _compute_piece(record, writer, batch, piece, set_aside)
+        if failed:
+            return failed
+    return {}
+
+
+def _compute_piece(
+    record: UnitRecord,
+    writer: parts.FeatureWriter,
+    batch: _Batch,
+    piece: range,
+    set_aside: Problems,
+) -> Problems:
+    """As :func:`_compute`, of one piece, whose list is gone when this returns."""
+    descriptor, gradients = writer.descriptor, writer.gradients
+    covered = [s for s in piece if s not in set_aside]
+    with record.timing("neighbours"):
+        if len(covered) == len(piece):
+            structures, neighbours, _ = batch.neighbours(piece, descriptor.cutoff)
+        else:
+            structures = batch.structures.take(covered)
+            neighbours, _ = batch.find(structures, descriptor.cutoff)
+    try:
+        _stream(record, writer, structures, neighbours)
+    except LakeError:
+        raise
+    except Exception as error:
+        found = _culprits(structures, descriptor, gradients, batch.max_neighbours, error)
+        return {covered[s]: reason for s, reason in found.items()}
+    return {}
+
+
 def _stream(
     record: UnitRecord,
     writer: parts.FeatureWriter,
     structures: Structures,
     neighbours: Neighbours,
-    descriptor: Descriptor,
-    gradients: Gradients,
 ) -> None:
     """Compute block after block into one buffer and hand each to the writer."""
+    descriptor, gradients = writer.descriptor, writer.gradients
+    with record.timing("write"):
+        writer.append_pairs(neighbours)
     buffer = _Buffer(descriptor, structures, neighbours, gradients)
     for first, last in descriptor.blocks(structures, neighbours, gradients):
         rows = buffer.rows(first, last)
@@ -382,7 +444,7 @@ class _Buffer:
         gradients: Gradients,
     ) -> None:
         self.shapes: Callable[[int, int], Rows] = lambda first, last: descriptor.row_shapes(
-            structures, neighbours, first, last, gradients
+            structures, neighbours.pair_offsets, first, last, gradients
         )
         self.dtype = np.dtype(descriptor.dtype)
         self.arrays: list[NDArray[Any]] = [np.empty(0, self.dtype)] * 3

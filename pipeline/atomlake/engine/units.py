@@ -215,6 +215,8 @@ class Unit:
     fatal : mapping of int to SetAside
         Structures, by their position in the unit, that workers are not to try, and what is to
         be recorded of them instead. A new one is alone in its unit.
+    list_nbytes : int
+        Memory that neighbour lists of an existing part may take at a time.
     """
 
     source: str
@@ -224,6 +226,7 @@ class Unit:
     tasks: tuple[Task, ...]
     estimate: Estimate
     fatal: Mapping[int, SetAside] = field(default_factory=dict)
+    list_nbytes: int = 0
 
     def __len__(self) -> int:
         return self.estimate.n_structures
@@ -276,13 +279,17 @@ def memory_of_worker(memory_nbytes: int) -> str:
 
 @dataclass(frozen=True)
 class Costs:
-    """Expected cost of each structure of a batch, as arrays of shape (n_structures,)."""
+    """Expected cost of each structure of a batch, as arrays of shape (n_structures,).
+
+    ``list_nbytes`` is what neighbour lists are of ``input_nbytes``.
+    """
 
     n_atoms: Floats
     n_pairs: Floats
     seconds: Floats
     nbytes: Floats
     input_nbytes: Floats
+    list_nbytes: Floats
     working_nbytes: Floats
 
     def total(self, rows: slice) -> Estimate:
@@ -363,8 +370,8 @@ def costs(
             per_atom = np.array([descriptor.cost(float(n), gradients) for n in counts])[which]
             seconds = seconds + per_atom * atoms
     n_lists = len({task.descriptor.cutoff for task in tasks})
-    in_memory = ATOM_NBYTES * atoms + PAIR_NBYTES * min(n_lists, 2) * n_pairs
-    return Costs(atoms, n_pairs, seconds, nbytes, in_memory, working)
+    lists = PAIR_NBYTES * min(n_lists, 2) * n_pairs
+    return Costs(atoms, n_pairs, seconds, nbytes, ATOM_NBYTES * atoms + lists, lists, working)
 
 
 def _neighbours(cutoff: float, n_atoms: Floats, volumes: NDArray[Any]) -> Floats:

@@ -239,8 +239,8 @@ class FeatureWriter:
         Which derivatives will come.
     structures : Structures
         The structures that have features: those of the part, or those at ``rows``.
-    neighbours : Neighbours
-        Pairs within the descriptor's cutoff, over ``structures``.
+    pair_offsets : int64 array, shape (n_atoms + 1,)
+        Of the pairs within the descriptor's cutoff, over ``structures``.
     rows : sequence of int, optional
         Rows of the part that ``structures`` are; all of them if not given.
 
@@ -251,7 +251,9 @@ class FeatureWriter:
 
     Examples
     --------
-    >>> writer = FeatureWriter(lake, part_id, soap, gradients, structures, neighbours)
+    >>> offsets = neighbours.pair_offsets
+    >>> writer = FeatureWriter(lake, part_id, soap, gradients, structures, offsets)
+    >>> writer.append_pairs(neighbours)
     >>> for first, last in soap.blocks(structures, neighbours, gradients):
     ...     rows = empty_rows(soap, structures, neighbours, first, last, gradients)
     ...     soap.compute_rows(structures, neighbours, first, last, gradients, rows)
@@ -266,7 +268,7 @@ class FeatureWriter:
         descriptor: Descriptor,
         gradients: Gradients,
         structures: Structures,
-        neighbours: Neighbours,
+        pair_offsets: NDArray[np.int64],
         rows: Sequence[int] | NDArray[np.int64] | None = None,
     ) -> None:
         self.lake = lake
@@ -274,7 +276,9 @@ class FeatureWriter:
         self.descriptor = descriptor
         self.gradients = gradients
         self.structures = structures
-        self.neighbours = neighbours
+        self.pair_offsets = pair_offsets
+        self.has_pairs = descriptor.per == "atom" and gradients.positions == "pairs"
+        self._n_listed = 0
         self.rows = None if rows is None else tuple(int(row) for row in rows)
         self.path = layout.new_features_path(part_id, descriptor.descriptor_id)
         is_equivariant = descriptor.n_components > 1
@@ -284,7 +288,7 @@ class FeatureWriter:
             if descriptor.counts_structures(gradients)
             else structures.n_atoms
         )
-        shapes = descriptor.row_shapes(structures, neighbours, 0, n, gradients)
+        shapes = descriptor.row_shapes(structures, pair_offsets, 0, n, gradients)
         variables = feature_variables(descriptor.per, gradients.positions, is_equivariant)
         with writing(lake, self.path):
             self._group = GroupWriter(
@@ -307,6 +311,21 @@ class FeatureWriter:
                 or (name == "gradient_positions" and gradients.positions != "none")
                 or (name == "gradient_strain" and gradients.strain)
             }
+            if self.has_pairs:
+                n_pairs = int(pair_offsets[-1])
+                for name, shape in (("neighbour_index", (n_pairs,)), ("cell_shift", (n_pairs, 3))):
+                    variable = PAIR_VARIABLES[name]
+                    stream = self._group.stream(name, variable, shape, variable.dtype)
+                    self._arrays[name] = stream
+
+    def append_pairs(self, neighbours: Neighbours) -> None:
+        """Take the neighbours of the next structures, before, between or after blocks of rows."""
+        if self.has_pairs:
+            with writing(self.lake, self.path):
+                index = neighbours.neighbour_index
+                self._arrays["neighbour_index"].append(index + self._n_listed)
+                self._arrays["cell_shift"].append(neighbours.cell_shift)
+            self._n_listed += len(neighbours.pair_offsets) - 1
 
     def append(self, rows: Rows) -> None:
         """Take the next block; its arrays may be reused as soon as this returns."""
@@ -341,8 +360,7 @@ class FeatureWriter:
         LakeError
             If rows are missing, or the lake cannot be written.
         """
-        structures, neighbours = self.structures, self.neighbours
-        has_pairs = self.descriptor.per == "atom" and self.gradients.positions == "pairs"
+        structures = self.structures
         with writing(self.lake, self.path):
             for array in self._arrays.values():
                 array.finish()
@@ -351,12 +369,12 @@ class FeatureWriter:
                 STRUCTURE_VARIABLES["structure_offsets"],
                 structures.structure_offsets,
             )
-            if has_pairs:
-                for name, variable in PAIR_VARIABLES.items():
-                    self._group.write(name, variable, getattr(neighbours, name))
+            if self.has_pairs:
+                variable = PAIR_VARIABLES["pair_offsets"]
+                self._group.write("pair_offsets", variable, self.pair_offsets)
             files = self._group.close()
         counts = structures.n_atoms_per_structure
-        pairs = np.diff(neighbours.pair_offsets[structures.structure_offsets])
+        pairs = np.diff(self.pair_offsets[structures.structure_offsets])
         return FeaturesRecord(
             descriptor_id=self.descriptor.descriptor_id,
             kind=self.descriptor.kind,
@@ -366,10 +384,10 @@ class FeatureWriter:
             strain=self.gradients.strain,
             n_structures=structures.n_structures,
             n_rows=self._arrays["features"].shape[0],
-            n_pairs=neighbours.n_pairs if has_pairs else 0,
+            n_pairs=int(self.pair_offsets[-1]) if self.has_pairs else 0,
             rows=self.rows,
             structure_n_atoms=None if self.rows is None else tuple(counts.tolist()),
-            structure_n_pairs=tuple(pairs.tolist()) if has_pairs else None,
+            structure_n_pairs=tuple(pairs.tolist()) if self.has_pairs else None,
             files=files,
             set_aside=dict(set_aside or {}),
             max_neighbours=max_neighbours,
