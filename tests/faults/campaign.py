@@ -202,8 +202,8 @@ class Run:
                     found.append(process)
         return found
 
-    def wait(self) -> int:
-        """Wait for the end.
+    def wait(self, victim: str) -> int:
+        """Wait for the end of a run that lost ``victim``.
 
         Raises
         ------
@@ -213,7 +213,8 @@ class Run:
         try:
             return self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            raise Failure(f"a run hangs for more than {PATIENCE} s") from None
+            said = self.log.read_text(errors="replace")[-2000:]
+            raise Failure(f"without {victim} a run hangs for {PATIENCE} s: {said}") from None
 
 
 # ----- The campaign
@@ -440,7 +441,7 @@ class Campaign:
                 time.sleep(self.random.uniform(0, longest))
                 is_killed = self.kill_one(processes, victim)
             if victim != "driver":
-                self.note(victim, processes.wait())
+                self.note(victim, processes.wait(victim))
             if settings is not None:
                 is_killed = token.exists()
             self.count(victim if is_killed else None)
@@ -456,7 +457,7 @@ class Campaign:
             time.sleep(self.random.uniform(0, longest))
             is_killed = self.kill_one(processes, victim)
             if victim != "driver":
-                self.note(victim, processes.wait())
+                self.note(victim, processes.wait(victim))
             self.count(f"explicit {victim}" if is_killed else None)
             self.converge(lake, recipe, f"a kill of the {victim} of an explicit cluster")
 
