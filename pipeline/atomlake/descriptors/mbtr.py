@@ -10,10 +10,10 @@ from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+import scipy
 from numpy.polynomial import hermite_e
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from scipy.special import ndtr
 
 from atomlake.descriptors.base import Citation, Descriptor, Gradients, LabelColumn, Rows
 from atomlake.errors import SetAside
@@ -756,7 +756,9 @@ def _shares(grid: Grid, centre: Any, has_unit_area: bool, index: Any = None) -> 
     upper = lower + grid.width / grid.sigma
     # On the right the distribution function is close to 1, and its mirror image more precise.
     mirrored = lower > 0
-    share = ndtr(np.where(mirrored, -lower, upper)) - ndtr(np.where(mirrored, -upper, lower))
+    share = scipy.special.ndtr(np.where(mirrored, -lower, upper)) - scipy.special.ndtr(
+        np.where(mirrored, -upper, lower)
+    )
     return np.asarray(share * _height(grid, has_unit_area))
 
 

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import scipy  # its modules are loaded at their first use, a fifth of a second for this one
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
-from scipy.special import eval_jacobi, spherical_jn
 
 from atomlake.kernels.lanes import n_padded
 
@@ -121,7 +121,10 @@ def laplacian_eigenstates_of_points(
     result = np.empty((3, len(distances), l_max + 1, n_max))
     for l in range(l_max + 1):
         waves = zeros[l] / cutoff
-        bessel = [spherical_jn(abs(k), distances[:, None] * waves) for k in range(l - 2, l + 3)]
+        bessel = [
+            scipy.special.spherical_jn(abs(k), distances[:, None] * waves)
+            for k in range(l - 2, l + 3)
+        ]
 
         def derivative(f: list[Floats], first: int) -> list[Floats]:
             # j_k' = (k j_(k-1) - (k + 1) j_(k+1)) / (2k + 1); the list f starts with k = first.
@@ -132,7 +135,7 @@ def laplacian_eigenstates_of_points(
 
         slope = derivative(bessel, l - 2)
         curvature = derivative(slope, l - 1)
-        norms = np.sqrt(2 / cutoff**3) / np.abs(spherical_jn(l + 1, zeros[l]))
+        norms = np.sqrt(2 / cutoff**3) / np.abs(scipy.special.spherical_jn(l + 1, zeros[l]))
         result[:, :, l] = (
             bessel[2] * norms,
             slope[1] * norms * waves,
@@ -192,11 +195,19 @@ def zernike(
     t = 2 * rho**2 - 1
     # d/dt P_n^(a,b) = (n + a + b + 1) / 2 P_(n-1)^(a+1,b+1)
     half = l + 0.5
-    p = eval_jacobi(n, 0, half, t)
-    p1 = np.where(n > 0, (n + half + 1) / 2 * eval_jacobi(np.maximum(n - 1, 0), 1, half + 1, t), 0)
+    p = scipy.special.eval_jacobi(n, 0, half, t)
+    p1 = np.where(
+        n > 0,
+        (n + half + 1) / 2 * scipy.special.eval_jacobi(np.maximum(n - 1, 0), 1, half + 1, t),
+        0,
+    )
     p2 = np.where(
         n > 1,
-        (n + half + 1) / 2 * (n + half + 2) / 2 * eval_jacobi(np.maximum(n - 2, 0), 2, half + 2, t),
+        (n + half + 1)
+        / 2
+        * (n + half + 2)
+        / 2
+        * scipy.special.eval_jacobi(np.maximum(n - 2, 0), 2, half + 2, t),
         0,
     )
     norms = np.sqrt((2 * l + 4 * n + 3) / cutoff**3)
@@ -420,10 +431,10 @@ def _spherical_bessel_zeros(n_max: int, l_max: int) -> Floats:
     rows = [zeros[:n_max]]
     for l in range(1, l_max + 1):
         lower, upper = zeros[:-1], zeros[1:]
-        sign = np.sign(spherical_jn(l, lower))
+        sign = np.sign(scipy.special.spherical_jn(l, lower))
         for _ in range(60):
             middle = (lower + upper) / 2
-            is_before = np.sign(spherical_jn(l, middle)) == sign
+            is_before = np.sign(scipy.special.spherical_jn(l, middle)) == sign
             lower, upper = np.where(is_before, middle, lower), np.where(is_before, upper, middle)
         zeros = (lower + upper) / 2
         rows.append(zeros[:n_max])

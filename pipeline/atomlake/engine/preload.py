@@ -2,6 +2,8 @@
 
 from contextlib import suppress
 
+import scipy.special  # noqa: F401 - tables of radial functions and of MBTR are made with it
+
 from atomlake.errors import KernelCacheError
 
 with suppress(KernelCacheError):  # the driver tells of it
