@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from atomlake.lake import Lake, layout, parts
 from atomlake.lake.catalogue import Catalogue
 from atomlake.lake.garbage import collect, unpublished
 from atomlake.lake.verify import verify
+from atomlake.neighbours import Neighbours
 
 
 @pytest.fixture
@@ -196,14 +198,14 @@ def test_neighbours_in_another_structure_are_found(
 ) -> None:
     builder = Builder(Lake.create(tmp_path / "lake"))
     part_id, structures = builder.part((3, 2))
-    inner = parts.GroupWriter.write
+    append_pairs = parts.FeatureWriter.append_pairs
 
-    def write(self: object, name: str, variable: object, values: np.ndarray) -> None:
-        if name == "neighbour_index":
-            values = np.where(values < 3, values + 2, values)
-        inner(self, name, variable, values)  # type: ignore[arg-type]
+    def astray(self: parts.FeatureWriter, neighbours: Neighbours) -> None:
+        index = neighbours.neighbour_index
+        stray = replace(neighbours, neighbour_index=np.where(index < 3, index + 2, index))
+        append_pairs(self, stray)
 
-    monkeypatch.setattr(parts.GroupWriter, "write", write)
+    monkeypatch.setattr(parts.FeatureWriter, "append_pairs", astray)
     builder.features(part_id, structures, Toy(), Gradients("pairs"))
     (problem,) = verify(builder.lake.refresh()).problems
     assert problem.code == "stray_neighbour"

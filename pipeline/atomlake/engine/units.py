@@ -279,18 +279,19 @@ def memory_of_worker(memory_nbytes: int) -> str:
 
 @dataclass(frozen=True)
 class Costs:
-    """Expected cost of each structure of a batch, as arrays of shape (n_structures,).
-
-    ``list_nbytes`` is what neighbour lists are of ``input_nbytes``.
-    """
+    """Expected cost of each structure of a batch, as arrays of shape (n_structures,)."""
 
     n_atoms: Floats
     n_pairs: Floats
     seconds: Floats
     nbytes: Floats
     input_nbytes: Floats
-    list_nbytes: Floats
     working_nbytes: Floats
+
+    @property
+    def list_nbytes(self) -> Floats:
+        """What neighbour lists are of ``input_nbytes``."""
+        return self.input_nbytes - ATOM_NBYTES * self.n_atoms
 
     def total(self, rows: slice) -> Estimate:
         """Sum over a range of structures."""
@@ -370,8 +371,8 @@ def costs(
             per_atom = np.array([descriptor.cost(float(n), gradients) for n in counts])[which]
             seconds = seconds + per_atom * atoms
     n_lists = len({task.descriptor.cutoff for task in tasks})
-    lists = PAIR_NBYTES * min(n_lists, 2) * n_pairs
-    return Costs(atoms, n_pairs, seconds, nbytes, ATOM_NBYTES * atoms + lists, lists, working)
+    in_memory = ATOM_NBYTES * atoms + PAIR_NBYTES * min(n_lists, 2) * n_pairs
+    return Costs(atoms, n_pairs, seconds, nbytes, in_memory, working)
 
 
 def _neighbours(cutoff: float, n_atoms: Floats, volumes: NDArray[Any]) -> Floats:
