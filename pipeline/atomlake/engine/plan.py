@@ -289,6 +289,8 @@ def _hopeless(indexed: Sequence[LocationState], new: pl.DataFrame) -> pl.DataFra
         if state.index is not None
         for position in state.index.set_aside
     ]
+    if not places:
+        return new.clear()
     schema = {"location": new.schema["location"], "position": pl.UInt32()}
     return new.join(
         pl.DataFrame(places, schema=schema, orient="row"), on=["location", "position"], how="semi"
