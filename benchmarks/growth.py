@@ -70,6 +70,13 @@ DESCRIPTOR = {
 }
 
 
+#: What a worker looks at many times a second, of itself, a process with a thousand of them cannot.
+NO_SELF_OBSERVATION = {
+    "distributed.admin.tick.interval": "10s",
+    "distributed.admin.system-monitor.interval": "60s",
+}
+
+
 # ----- Lakes of different sizes
 
 
@@ -459,7 +466,7 @@ def start_sleepers(address: str, n_workers: int, seconds: float) -> None:
         await asyncio.gather(*(worker.finished() for worker in workers))
 
     tasks.run_unit = sleep  # what a task calls, by its name
-    with dask.config.set(DASK_SETTINGS), tempfile.TemporaryDirectory() as folder:
+    with dask.config.set(DASK_SETTINGS | NO_SELF_OBSERVATION), tempfile.TemporaryDirectory() as folder:
         dask.config.set({"temporary-directory": folder})
         asyncio.run(serve())
 
