@@ -123,7 +123,10 @@ class Batches:
         with ThreadPoolExecutor(self._n_threads, "atomlake-batches") as threads:
             try:
                 for batch in batches:
-                    pending.append(threads.submit(self._read, batch))
+                    # Memory that a thread allocates and another frees is given back each time,
+                    # and to get it again takes longer than to fill it.
+                    request = self._read.request(batch)
+                    pending.append(threads.submit(self._read.fill, request))
                     if len(pending) > n_ahead:
                         yield pending.popleft().result()
                 while pending:
@@ -165,6 +168,27 @@ class Batches:
         return np.concatenate([blocks[i] for i in rng.permutation(len(blocks))])
 
 
+class _Request(NamedTuple):
+    """What one batch is.
+
+    Attributes
+    ----------
+    structures : int64 array, shape (n_structures,)
+        Structures.
+    first, n_rows, start : mapping of str to int64 array
+        By dimension: where the rows of each structure begin, how many there are, where
+        they begin in the batch.
+    room : mapping of str to array
+        Memory for the arrays that are not kept whole.
+    """
+
+    structures: Integers
+    first: dict[str, Integers]
+    n_rows: dict[str, Integers]
+    start: dict[str, Integers]
+    room: dict[str, Array]
+
+
 class _Reader:
     """Reads batches; several threads may call it at once."""
 
@@ -174,31 +198,45 @@ class _Reader:
         self._whole = _WholeArrays(what.arrays)
 
     def __call__(self, structures: Integers) -> dict[str, Array]:
+        return self.fill(self.request(structures))
+
+    def request(self, structures: Integers) -> _Request:
+        """Say where the rows of some structures are, and allocate memory for them."""
         what = self._what
         first = {dim: bounds[structures] for dim, bounds in what.bounds.items()}
-        count = {dim: bounds[structures + 1] - first[dim] for dim, bounds in what.bounds.items()}
+        n_rows = {dim: bounds[structures + 1] - first[dim] for dim, bounds in what.bounds.items()}
         start = {
-            dim: np.concatenate([[0], np.cumsum(n, dtype=np.int64)]) for dim, n in count.items()
+            dim: np.concatenate([[0], np.cumsum(n, dtype=np.int64)]) for dim, n in n_rows.items()
         }
+        room = {
+            name: np.empty((start[what.dims[name]][-1], *array.shape[1:]), array.dtype)
+            for name, array in what.arrays.items()
+            if name not in self._whole.names
+        }
+        return _Request(structures, first, n_rows, start, room)
+
+    def fill(self, request: _Request) -> dict[str, Array]:
+        """Read what was requested."""
+        what = self._what
+        structures, first, n_rows, start, room = request
         rows = {
             dim: np.arange(start[dim][-1]) + np.repeat(first[dim] - start[dim][:-1], n)
-            for dim, n in count.items()
+            for dim, n in n_rows.items()
         }
         batch: dict[str, Array] = {"structure": structures, "structure_offsets": start["atom"]}
         for name, array in what.arrays.items():
             dim = what.dims[name]
-            whole = self._whole.get(name)
-            if whole is not None:
-                batch[name] = whole.take(rows[dim], axis=0)
-            else:
-                batch[name] = np.empty((len(rows[dim]), *array.shape[1:]), array.dtype)
+            if name in room:
+                batch[name] = room[name]
                 self._read(array, first[dim], start[dim], batch[name])
+            else:
+                batch[name] = self._whole[name].take(rows[dim], axis=0)
         if "pair" in what.bounds:
             # Both are stored as counted over the part.
             stored = batch["pair_offsets"][start["atom"][:-1]]
-            batch["pair_offsets"] += np.repeat(start["pair"][:-1] - stored, count["atom"])
+            batch["pair_offsets"] += np.repeat(start["pair"][:-1] - stored, n_rows["atom"])
             _, stored = what.atoms.locate(first["atom"])
-            batch["neighbour_index"] += np.repeat(start["atom"][:-1] - stored, count["pair"])
+            batch["neighbour_index"] += np.repeat(start["atom"][:-1] - stored, n_rows["pair"])
             batch["pair_offsets"] = np.append(batch["pair_offsets"], start["pair"][-1])
         return batch
 
@@ -233,7 +271,7 @@ class _WholeArrays:
         nbytes = {name: len(array.axis) * _row_nbytes(array) for name, array in arrays.items()}
         fitting = sorted(nbytes, key=lambda name: _row_nbytes(arrays[name]))
         total = np.cumsum([nbytes[name] for name in fitting])
-        self._names = {
+        self.names = {
             name
             for name, upto in zip(fitting, total, strict=True)
             if upto <= _WHOLE_NBYTES and _row_nbytes(arrays[name]) <= _SHORT_ROW_NBYTES
@@ -242,15 +280,13 @@ class _WholeArrays:
     def __reduce__(self) -> tuple[Any, ...]:
         return _WholeArrays, (self._arrays,)
 
-    def get(self, name: str) -> Array | None:
-        """Return all rows of an array, or None if it is not kept."""
-        values = self._values.get(name)
-        if values is None and name in self._names:
+    def __getitem__(self, name: str) -> Array:
+        """Return all rows of one of the arrays ``names``."""
+        if name not in self._values:
             with self._lock:
                 if name not in self._values:
                     self._values[name] = self._arrays[name].values()
-                values = self._values[name]
-        return values
+        return self._values[name]
 
 
 class _Chunks:
