@@ -94,8 +94,8 @@ class Kept:
     def wait_until_at_work(self, seconds):
         """Wait until a run has planned and started: it opens its log then."""
         logs = self.workbench.folder / "kept" / "logs"
-        seen, end = set(logs.iterdir()), time.monotonic() + seconds
-        while set(logs.iterdir()) == seen:
+        seen, end = set(logs.glob("*")), time.monotonic() + seconds
+        while set(logs.glob("*")) == seen:
             assert time.monotonic() < end
             time.sleep(0.01)
         time.sleep(0.3)
@@ -114,8 +114,15 @@ def test_ten_minutes(kept, workbench):
     workbench.do("run", workbench.recipe("unrelated", {"kind": "local", "workers": 1}))
     kept.start()
 
-    # the first run takes longer than a minute, so that the next ones fall due meanwhile
-    kept.wait_for("this time is left out", 200)
+    # a run is held up until the next one falls due
+    kept.wait_for("run, attempt 1", 130)
+    kept.wait_until_at_work(30)
+    held_up = kept.running()
+    for process in held_up:
+        os.kill(process, signal.SIGSTOP)
+    kept.wait_for("this time is left out", 70)
+    for process in held_up:
+        os.kill(process, signal.SIGCONT)
     kept.wait_for("check ended with 0", 600)
 
     # a run that is killed is repeated
