@@ -466,7 +466,10 @@ def start_sleepers(address: str, n_workers: int, seconds: float) -> None:
         await asyncio.gather(*(worker.finished() for worker in workers))
 
     tasks.run_unit = sleep  # what a task calls, by its name
-    with dask.config.set(DASK_SETTINGS | NO_SELF_OBSERVATION), tempfile.TemporaryDirectory() as folder:
+    with (
+        dask.config.set(DASK_SETTINGS | NO_SELF_OBSERVATION),
+        tempfile.TemporaryDirectory() as folder,
+    ):
         dask.config.set({"temporary-directory": folder})
         asyncio.run(serve())
 
