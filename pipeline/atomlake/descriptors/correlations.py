@@ -27,6 +27,7 @@ from atomlake.descriptors.density import (
     batch_pairs,
     exact_rows,
     expansion_parameters,
+    in_double_precision,
     room,
 )
 from atomlake.kernels.correlations import (
@@ -145,22 +146,20 @@ class CoupledProducts(Descriptor):
         max_pairs = int(np.diff(neighbours.pair_offsets[first_atom : last_atom + 1]).max(initial=0))
         # An atom moves coefficients of every species: those of its neighbours, as their centre.
         of_mean = expansion._replace(n_repeats=expansion.n_species)
-        exact = Rows(*(np.empty(array.shape) for array in rows))
-        correlations_of_mean(
-            expansion,
-            couplings,
-            batch_pairs(structures, neighbours),
-            structures.structure_offsets,
-            first,
-            last,
-            room(expansion, neighbours, first_atom, last_atom, rows),
-            empty_room(expansion, couplings, max_pairs, has_positions, False).derivatives,
-            empty_environment(of_mean, max_atoms, False, has_strain),
-            empty_room(of_mean, couplings, max_atoms, has_positions, has_strain),
-            *exact,
-        )
-        for array, value in zip(rows, exact, strict=True):
-            array[...] = value
+        with in_double_precision(rows) as exact:
+            correlations_of_mean(
+                expansion,
+                couplings,
+                batch_pairs(structures, neighbours),
+                structures.structure_offsets,
+                first,
+                last,
+                room(expansion, neighbours, first_atom, last_atom, rows),
+                empty_room(expansion, couplings, max_pairs, has_positions, False).derivatives,
+                empty_environment(of_mean, max_atoms, False, has_strain),
+                empty_room(of_mean, couplings, max_atoms, has_positions, has_strain),
+                *exact,
+            )
 
 
 class DensityCorrelation(DensityDescriptor, CoupledProducts):

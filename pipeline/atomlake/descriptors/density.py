@@ -275,7 +275,14 @@ def exact_rows(expansion: Expansion, rows: Rows) -> Iterator[Rows]:
     """Give rows to write to; in double precision where kernels sum up a pair's row in them."""
     if expansion.n_repeats == 1:
         yield rows
-        return
+    else:
+        with in_double_precision(rows) as exact:
+            yield exact
+
+
+@contextmanager
+def in_double_precision(rows: Rows) -> Iterator[Rows]:
+    """Give rows of double precision to write to, which become ``rows`` at the end."""
     exact = Rows(*(np.empty(array.shape) for array in rows))
     yield exact
     for array, value in zip(rows, exact, strict=True):

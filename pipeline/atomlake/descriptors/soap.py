@@ -17,6 +17,7 @@ from atomlake.descriptors.density import (
     batch_pairs,
     exact_rows,
     expansion_parameters,
+    in_double_precision,
     room,
 )
 from atomlake.kernels.expansion import empty_environment
@@ -290,22 +291,20 @@ class Soap(DensityDescriptor):
     ) -> None:
         expansion = expansion_parameters(self)
         first_atom, last_atom = structures.structure_offsets[[first, last]].tolist()
-        exact = Rows(*(np.empty(array.shape) for array in rows))
-        power_spectrum_of_mean(
-            expansion,
-            _layout(self),
-            batch_pairs(structures, neighbours),
-            structures.structure_offsets,
-            first,
-            last,
-            room(expansion, neighbours, first_atom, last_atom, rows),
-            empty_environment(expansion, 0, False, len(rows.gradient_strain) > 0),
-            empty_lanes(n_sums(expansion)),
-            np.empty((3, self.n_features)),
-            *exact,
-        )
-        for array, value in zip(rows, exact, strict=True):
-            array[...] = value
+        with in_double_precision(rows) as exact:
+            power_spectrum_of_mean(
+                expansion,
+                _layout(self),
+                batch_pairs(structures, neighbours),
+                structures.structure_offsets,
+                first,
+                last,
+                room(expansion, neighbours, first_atom, last_atom, rows),
+                empty_environment(expansion, 0, False, len(rows.gradient_strain) > 0),
+                empty_lanes(n_sums(expansion)),
+                np.empty((3, self.n_features)),
+                *exact,
+            )
 
     @property
     def _pairs(self) -> list[tuple[int, int]]:

@@ -14,4 +14,6 @@ with suppress(KernelCacheError):  # the driver tells of it
 
 def dask_setup(_: object) -> None:
     """Compile what every unit needs, or load it, before the worker joins its scheduler."""
+    from atomlake.engine import tasks
+
     tasks.warm([])

@@ -98,12 +98,12 @@ def repair(
             if row["part_id"] not in lost:
                 _compute(lake, row, run_id)
                 result.features.append(row["path"])
-        n_lost = len(_structures(lake, lost))
-    if n_lost and recipe is not None:
-        _require_sources(lake, lost, recipe)
+        structures = _structures(lake, lost)
+    if len(structures) and recipe is not None:
+        _require_sources(lake, structures, recipe)
         run(recipe.model_copy(update={"lake": str(path)}), executor=executor, damaged_parts=lost)
     lake = Lake.open(path)
-    result.n_structures = n_lost - len(_structures(lake, lost))
+    result.n_structures = len(structures) - len(_structures(lake, lost))
     result.problems = verify(lake).problems
     return result
 
@@ -158,10 +158,10 @@ def _structures(lake: Lake, part_ids: Collection[str]) -> pl.DataFrame:
         return lake.catalogue.structures().filter(is_there).collect()
 
 
-def _require_sources(lake: Lake, part_ids: Collection[str], recipe: Recipe) -> None:
-    """Refuse a recipe that does not have the sources of the structures in some parts."""
+def _require_sources(lake: Lake, structures: pl.DataFrame, recipe: Recipe) -> None:
+    """Refuse a recipe that does not have the sources of damaged structures."""
     known = {source.label for source in recipe.sources}
-    missing = sorted(set(_structures(lake, part_ids)["source"]) - known)
+    missing = sorted(set(structures["source"]) - known)
     if missing:
         raise LakeError(
             f"damaged structures of {lake.path} come from the sources {missing}, which the recipe "
