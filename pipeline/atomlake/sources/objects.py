@@ -91,7 +91,6 @@ class ObjectReader(Reader):
         super().__init__(location, source, scratch, guard)
         self._reader_class = reader_class
         self._object = object_path(location)
-        self._name = str(Path(self._object.key).name)
 
     def fingerprint(self, known: Fingerprint | None = None) -> Fingerprint:
         """Return size, time and what the store calls the content (its ETag)."""
@@ -123,7 +122,7 @@ class ObjectReader(Reader):
         stored = self._object.stat()
         identity = f"{self._object.uri} {stored.e_tag} {stored.nbytes}"
         folder = self.scratch / hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
-        copy = folder / self._name
+        copy = folder / self._object.name
         if copy.exists():
             return copy
         folder.mkdir(parents=True, exist_ok=True)
