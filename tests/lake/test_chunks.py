@@ -252,3 +252,34 @@ def test_a_chunk_may_be_compared_once_until_its_file_changes(
     files.array(GROUP, "a3-int32").read()
     with pytest.raises(LakeError, match="CRC-32C"):
         array.chunk(0, once=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_plain_rows_are_read_where_they_are_once_their_chunk_is_known(
+    lake: Path, name: str
+) -> None:
+    array = Files(lake).array(GROUP, name)
+    expected = by_zarr(lake, name)
+    n = array.chunk_rows
+    for i in range(-(-len(expected) // n) if expected.size else 0):
+        rows = expected[i * n + 1 : (i + 1) * n]
+        out = np.zeros_like(rows)
+        assert not array.copy(i, 1, out), "nothing is known of a chunk that was not read"
+        array.chunk(i, once=True)
+        is_plain = array.copy(i, 1, out)
+        assert same_bits(out, rows if is_plain else np.zeros_like(rows))
+        if "float" in name and len(rows) == n - 1 and rows.size:
+            assert is_plain, "random floats cannot be compressed"
+
+
+def test_plain_rows_that_are_gone_are_told(lake: Path, tmp_path: Path) -> None:
+    shutil.copytree(lake, tmp_path / "lake")
+    array = Files(tmp_path / "lake").array(GROUP, "a2-float64")
+    out = array.chunk(0, once=True)
+    assert array.copy(0, 0, out)
+    path = next(
+        p for p in (tmp_path / "lake" / GROUP / "a2-float64" / "c").rglob("0") if p.is_file()
+    )
+    os.truncate(path, 100)
+    with pytest.raises(LakeError, match="cut off"):
+        array.copy(0, 0, out)

@@ -307,14 +307,17 @@ class _Chunks:
     def copy(self, array: StoredArray, row: int, out: Array, begin: int, end: int) -> None:
         """Copy the rows from ``row`` on to ``out[begin:end]``.
 
-        A chunk of which all rows are wanted is decoded where they are wanted.
+        Plain rows are read where they are wanted, and a chunk of which all rows are wanted is
+        decoded there.
         """
         n = array.chunk_rows
         while begin < end:
             i, first = divmod(row, n)
             n_here = min(n - first, end - begin)
             here = out[begin : begin + n_here]
-            if n_here == n:
+            if array.copy(i, first, here):
+                pass
+            elif n_here == n:
                 array.chunk(i, here, once=True)
             else:
                 here[...] = self._chunk(array, i)[first : first + n_here]

@@ -9,6 +9,7 @@ raises; nothing ever reads as a fill value.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -33,12 +34,19 @@ N_OPEN_FILES = 128
 READ_AHEAD_NBYTES = 2**24
 #: Arrays whose description one lake keeps, about a kilobyte each.
 N_KNOWN_ARRAYS = 2**15
-#: Files of which one lake keeps which chunks were compared, a byte for each chunk.
-N_COMPARED_FILES = 2**16
+#: Files of which one lake keeps what is known of their chunks, a byte for each.
+N_KNOWN_FILES = 2**16
 
 # One thread decodes one chunk, and several threads several; zarr sets the same.
 blosc.use_threads = False
 _CRC_NBYTES = 4
+#: Blosc's header: 16 bytes, of which the third has this bit set if what follows is the rows
+#: themselves, uncompressed.
+_HEADER_NBYTES = 16
+_PLAIN_BIT = 2
+#: What is known of a chunk of a local file: nothing, its CRC-32C was compared, and so it was and
+#: its rows are plain.
+_UNKNOWN, _COMPARED, _PLAIN = range(3)
 #: CRC-32C of whatever ends in its own CRC-32C.
 _RESIDUE = google_crc32c.value(google_crc32c.value(b"").to_bytes(_CRC_NBYTES, "little"))
 _ABSENT = np.uint64(2**64 - 1)
@@ -61,7 +69,7 @@ class Files:
         self.lake = layout.place(lake)
         self._arrays: OrderedDict[tuple[str, str], StoredArray] = OrderedDict()
         self._open: OrderedDict[str, _File] = OrderedDict()
-        self._compared: OrderedDict[tuple[Any, ...], bytearray] = OrderedDict()
+        self._known: OrderedDict[tuple[Any, ...], bytearray] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Files, (self.lake,)
@@ -115,8 +123,8 @@ class Files:
             _touch(self._open, path)
         return found
 
-    def compared(self, identity: tuple[Any, ...], n_chunks: int) -> bytearray:
-        """Which chunks of a file have had their CRC-32C compared: 1 for those.
+    def known(self, identity: tuple[Any, ...], n_chunks: int) -> bytearray:
+        """What is known of the chunks of a file.
 
         Parameters
         ----------
@@ -125,10 +133,10 @@ class Files:
         n_chunks : int
             Chunks of the file.
         """
-        found = self._compared.get(identity)
+        found = self._known.get(identity)
         if found is None:
             found = bytearray(n_chunks)
-            _remember(self._compared, identity, found, N_COMPARED_FILES)
+            _remember(self._known, identity, found, N_KNOWN_FILES)
         return found
 
 
@@ -173,9 +181,9 @@ class _File:
             nbytes = self._bytes.nbytes
         except OSError as error:
             raise damaged(lake, path, f"{type(error).__name__}: {error.strerror}") from error
-        self._compared: bytearray | None = None
+        self._known: bytearray | None = None
         if isinstance(self._bytes, _LocalBytes):
-            self._compared = files.compared((path, *self._bytes.identity), n_chunks or 1)
+            self._known = files.known((path, *self._bytes.identity), n_chunks or 1)
         if n_chunks is None or size is None:
             self._places = [(0, nbytes)]
         else:
@@ -188,11 +196,28 @@ class _File:
         first, nbytes = self._places[i]
         if first == _ABSENT:
             raise damaged(self.lake, self.path, f"chunk {i} was never written")
-        is_known = once and self._compared is not None and bool(self._compared[i])
+        is_known = once and self._known is not None and self._known[i] != _UNKNOWN
         content = self._checked(first, nbytes, f"chunk {i}", compare=not is_known)
-        if self._compared is not None:
-            self._compared[i] = 1
+        if self._known is not None and not is_known and len(content) >= _HEADER_NBYTES:
+            self._known[i] = _PLAIN if content[2] & _PLAIN_BIT else _COMPARED
         return content
+
+    def copy_plain(self, i: int, chunk_nbytes: int, start: int, out: Array) -> bool:
+        """Fill ``out`` from byte ``start`` of a chunk's rows on, if they are known to be plain."""
+        first, nbytes = self._places[i]
+        if (
+            self._known is None
+            or self._known[i] != _PLAIN
+            or nbytes != _HEADER_NBYTES + chunk_nbytes + _CRC_NBYTES
+        ):
+            return False
+        try:
+            n_read = self._bytes.read_into(out, first + _HEADER_NBYTES + start)
+        except OSError as error:
+            raise damaged(self.lake, self.path, f"chunk {i}: {error}") from error
+        if n_read != out.nbytes:
+            raise damaged(self.lake, self.path, f"chunk {i} is cut off: the file is too short")
+        return True
 
     def _checked(self, first: int, nbytes: int, what: str, *, compare: bool = True) -> memoryview:
         """Read bytes that end in their CRC-32C, and return them without it."""
@@ -225,6 +250,10 @@ class _LocalBytes:
         """Read bytes from a position on; fewer where the file ends."""
         return os.pread(self._descriptor, nbytes, first)
 
+    def read_into(self, out: Array, first: int) -> int:
+        """Fill an array from a position on; return how many bytes there were."""
+        return os.preadv(self._descriptor, [out], first)
+
 
 class _Object:
     """Bytes of an object; who reads one chunk after the other gets many with each request."""
@@ -233,6 +262,12 @@ class _Object:
         self._path = path
         content, self.nbytes = path.tail(n_last)
         self._held = (self.nbytes - len(content), content)
+
+    def read_into(self, out: Array, first: int) -> int:
+        """Fill an array from a position on; return how many bytes there were."""
+        content = self.read(out.nbytes, first)
+        memoryview(out).cast("B")[: len(content)] = content
+        return len(content)
 
     def read(self, nbytes: int, first: int) -> bytes:
         """Read bytes from a position on; fewer where the object ends."""
@@ -280,9 +315,20 @@ class StoredArray:
                 files.lake, f"{group}/zarr.json", f"array {name}: {type(error).__name__}: {error}"
             ) from error
         self._zeros = "/0" * (len(self.shape) - 1)
+        self._chunk_nbytes = math.prod((self.chunk_rows, *self.shape[1:])) * self.dtype.itemsize
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def copy(self, i: int, start: int, out: Array) -> bool:
+        """Fill ``out`` with the rows of a chunk from ``start`` on, without what is beside them.
+
+        Does so, and returns True, for a chunk of a local file that these :class:`Files` have
+        read before and that holds plain rows.
+        """
+        file, inner = self._place(i)
+        row_nbytes = self._chunk_nbytes // self.chunk_rows
+        return file.copy_plain(inner, self._chunk_nbytes, start * row_nbytes, out)
 
     def chunk(self, i: int, out: Array | None = None, *, once: bool = False) -> Array:
         """Decode a chunk, all of its rows, into ``out`` (contiguous) or a new array.
@@ -290,8 +336,7 @@ class StoredArray:
         With ``once`` the CRC-32C of a chunk of a local file is compared the first time that
         these :class:`Files` read it, and again if the file was changed or replaced.
         """
-        shard, inner = (i, 0) if self._shard_chunks is None else divmod(i, self._shard_chunks)
-        file = self.files.file(f"{self.path}/c/{shard}{self._zeros}", self._shard_chunks)
+        file, inner = self._place(i)
         content = file.chunk(inner, once=once)
         if out is None:
             out = np.empty((self.chunk_rows, *self.shape[1:]), self.dtype)
@@ -302,6 +347,11 @@ class StoredArray:
         except (RuntimeError, ValueError) as error:
             raise damaged(self.files.lake, file.path, f"chunk {inner}: {error}") from error
         return out
+
+    def _place(self, i: int) -> tuple[_File, int]:
+        """Return the file of a chunk, and its number there."""
+        shard, inner = (i, 0) if self._shard_chunks is None else divmod(i, self._shard_chunks)
+        return self.files.file(f"{self.path}/c/{shard}{self._zeros}", self._shard_chunks), inner
 
     def read(self, rows: slice | Integers | None = None, tail: Sequence[Any] = ()) -> Array:
         """Read rows.

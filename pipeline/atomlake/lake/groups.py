@@ -56,7 +56,11 @@ _BLOCK_NBYTES = 2**24
 _TEXT = np.dtypes.StringDType()
 #: Bytes of integers are shuffled, of which most are zero; of floats lz4 finds the zeros as they
 #: are, at several times the speed.
-_SHUFFLED, _PLAIN = (Blosc("lz4", 5, shuffle) for shuffle in (Blosc.SHUFFLE, Blosc.NOSHUFFLE))
+_SHUFFLED, _UNSHUFFLED = (Blosc("lz4", 5, shuffle) for shuffle in (Blosc.SHUFFLE, Blosc.NOSHUFFLE))
+#: The same format without compression. Rows of floats stay plain unless lz4 makes them smaller
+#: than this part of their size: plain rows are read where they are, several times faster.
+_PLAIN = Blosc("lz4", 0, Blosc.NOSHUFFLE)
+_WORTHWHILE = 0.8
 
 
 class StoredFile(NamedTuple):
@@ -367,9 +371,14 @@ class ChunkWriter:
 
     def _encode(self, rows: Array) -> None:
         """Put one chunk into the shard."""
-        is_text = self.dtype == _TEXT
-        blosc = _PLAIN if self.dtype.kind == "f" else _SHUFFLED
-        content = blosc.encode(VLenUTF8().encode(rows.astype(object)) if is_text else rows)
+        if self.dtype.kind == "f":
+            content = _UNSHUFFLED.encode(rows)
+            if len(content) > _WORTHWHILE * rows.nbytes:
+                content = _PLAIN.encode(rows)
+        elif self.dtype == _TEXT:
+            content = _SHUFFLED.encode(VLenUTF8().encode(rows.astype(object)))
+        else:
+            content = _SHUFFLED.encode(rows)
         self._index.append((self._nbytes, len(content) + 4))
         self._put(content)
         if len(self._index) == self._shard_chunks:
