@@ -129,8 +129,14 @@ def test_damage_is_found_and_named(recipe, tmp_path):
     run(recipe())
     shard = next((tmp_path / "lake" / "parts").glob("*/symmetry_functions-*/features/c/*/*"))
     shard.write_bytes(shard.read_bytes()[:-1])
-    result = call("verify", str(tmp_path / "lake"), code=7)
-    assert "features" in result.stderr
+    lake = str(tmp_path / "lake")
+    result = call("verify", lake, code=7)
+    part_id, path = shard.relative_to(tmp_path / "lake" / "parts").parts[0], "molecules.xyz"
+    assert f"in part {part_id}: 2 structures damaged" in result.stderr
+    assert f"{path} # 0" in result.stderr
+    (damage,) = as_json("verify", lake, code=7)["damaged"]
+    assert damage["part_id"] == part_id
+    assert [row["key"] for row in damage["structures"]] == ["0", "1"]
 
 
 def test_what_verify_finds_repair_computes_again(recipe, tmp_path):

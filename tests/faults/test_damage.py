@@ -139,11 +139,15 @@ def found_by(path: Path, expected: dict[str, bytes], file: Path) -> str:
     except LakeError as error:
         return "reading" if folder != "parts" or name in str(error) else "reading, unnamed"
     try:
-        problems = verify(Lake.open(path), deep=True).problems
+        report = verify(Lake.open(path), deep=True)
     except LakeError:
         return "verification"
-    if problems:
-        assert folder != "parts" or {p.part_id for p in problems} == {name}
+    if report.problems:
+        if folder == "parts":
+            assert {problem.part_id for problem in report.problems} == {name}
+            (damage,) = report.damaged
+            assert damage.part_id == name
+            assert damage.structures
         return "verification" if seen == expected else "verification, reads wrong"
     assert seen == expected, f"{file} is damaged, reads wrong, and verification finds nothing"
     return "harmless"

@@ -92,6 +92,57 @@ def test_damage_to_any_file_is_named(lake: Lake, nth: int) -> None:
         path.write_bytes(content)
 
 
+@pytest.fixture(scope="module")
+def many_chunks(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """Structures that end within chunks of features and of pairs; a gap in the second part."""
+    builder = Builder(Lake.create(tmp_path_factory.mktemp("verify") / "lake"))
+    sizes = (3, 9, 20, 1, 7)
+    for rows in (None, [0, 1, 3, 4]):
+        part_id, structures = builder.part(sizes)
+        wide = Toy(width=4096)
+        builder.features(part_id, structures, wide, Gradients("pairs"), rows=rows)
+    return builder.lake.refresh()
+
+
+@pytest.mark.parametrize("name", ["features", "gradient_positions", "pair_offsets", "positions"])
+@pytest.mark.parametrize("nth", [0, 1])
+@pytest.mark.parametrize("place", [0.3, 1.0])
+def test_the_structures_that_are_named_are_those_that_cannot_be_read(
+    many_chunks: Lake, name: str, nth: int, place: float
+) -> None:
+    part_id = many_chunks.catalogue.parts().collect()["part_id"][nth]
+    (chunks,) = (many_chunks.path / "parts" / part_id).glob(f"*/{name}/c")
+    (file,) = (path for path in chunks.rglob("0") if path.is_file())
+    original = file.read_bytes()
+    content = bytearray(original)
+    content[int(place * (len(content) - 1))] ^= 1
+    file.write_bytes(content)
+    try:
+        (damage,) = verify(many_chunks).damaged
+        seen = Lake.open(many_chunks.path)
+        lost = {key for key in map(str, range(10)) if not can_be_read(seen, name, key)}
+    finally:
+        file.write_bytes(original)
+    assert {structure["key"] for structure in damage.structures} == lost
+    assert {(row["source"], row["location"]) for row in damage.structures} == {("db", "a.xyz")}
+    assert damage.part_id == part_id
+    assert (damage.descriptor_id is None) == (name == "positions")
+
+
+def can_be_read(lake: Lake, name: str, key: str) -> bool:
+    """Whether a structure can be read in the view that shows an array."""
+    try:
+        if name == "positions":
+            lake.structures(key=key).load()
+        elif name == "features":
+            lake.features("toy", key=key).load()
+        else:
+            lake.gradients("toy", key=key).load()
+    except LakeError:
+        return False
+    return True
+
+
 @settings(
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -13,6 +13,9 @@ from atomlake.cli.program import counted, json_option, main, print_json, reports
 from atomlake.errors import ExitCode
 from atomlake.quantities import size
 
+#: Structures of a damaged part that `verify` names without --json.
+_N_NAMED = 5
+
 
 @main.command()
 @click.argument("lake", type=click.Path())
@@ -145,6 +148,14 @@ def verify(lake: str, deep: bool, as_json: bool) -> None:
     else:
         for problem in report.problems:
             click.echo(str(problem), err=True)
+        for damage in report.damaged:
+            click.echo(str(damage), err=True)
+            for row in damage.structures[:_N_NAMED]:
+                name = f"{row['source']}: {row['location']} # {row['key']}"
+                click.echo(f"  {name}", err=True)
+            if len(damage.structures) > _N_NAMED:
+                n_more = len(damage.structures) - _N_NAMED
+                click.echo(f"  and {n_more:,} more (--json names all)", err=True)
         click.echo(
             f"{report.n_files:,} files, {size(report.nbytes)}: "
             f"{len(report.problems)} problems; {report.n_orphans} unpublished files, "

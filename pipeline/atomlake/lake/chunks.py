@@ -353,6 +353,24 @@ class StoredArray:
         shard, inner = (i, 0) if self._shard_chunks is None else divmod(i, self._shard_chunks)
         return self.files.file(f"{self.path}/c/{shard}{self._zeros}", self._shard_chunks), inner
 
+    def unreadable(self, shard: int) -> list[range]:
+        """Rows of the chunks of one file that cannot be decoded; all of its rows if every one can.
+
+        Then what it holds can be read and yet be that of another file.
+        """
+        n_chunks = self._shard_chunks or 1
+        n_all = -(-len(self) // self.chunk_rows)
+        chunks = range(shard * n_chunks, min((shard + 1) * n_chunks, n_all))
+        lost = [i for i in chunks if not self._decodes(i)] or chunks
+        return [range(i * self.chunk_rows, (i + 1) * self.chunk_rows) for i in lost]
+
+    def _decodes(self, i: int) -> bool:
+        try:
+            self.chunk(i)
+        except LakeError:
+            return False
+        return True
+
     def read(self, rows: slice | Integers | None = None, tail: Sequence[Any] = ()) -> Array:
         """Read rows.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from atomlake.errors import LakeError
 from atomlake.lake import groups, layout
@@ -16,6 +17,11 @@ from atomlake.lake.chunks import Array, Files
 from atomlake.lake.garbage import unpublished
 from atomlake.lake.lake import Lake
 from atomlake.lake.parts import read_descriptor, read_structures
+
+Booleans = NDArray[np.bool_]
+
+#: What a structure is called.
+_NAMES = ("structure_id", "source", "location", "key")
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,29 @@ class Problem:
         return f"{self.where}: {self.message} ({self.code})"
 
 
+@dataclass(frozen=True)
+class Damage:
+    """The structures of a part that problems of one group of files concern.
+
+    Attributes
+    ----------
+    part_id : str
+        The part.
+    descriptor_id : str or None
+        Whose features are damaged; None if the structures themselves are.
+    structures : list of dict
+        ``structure_id``, ``source``, ``location`` and ``key`` of each.
+    """
+
+    part_id: str
+    descriptor_id: str | None
+    structures: list[dict[str, str]]
+
+    def __str__(self) -> str:
+        what = f"features of {self.descriptor_id} in " if self.descriptor_id else ""
+        return f"{what}part {self.part_id}: {len(self.structures):,} structures damaged"
+
+
 @dataclass
 class Verification:
     """What :func:`verify` found.
@@ -52,6 +81,8 @@ class Verification:
     ----------
     problems : list of Problem
         Empty for a lake in order.
+    damaged : list of Damage
+        The structures that problems of parts and of features concern.
     n_parts, n_files, nbytes : int
         What was looked at.
     n_orphans, orphan_nbytes : int
@@ -59,6 +90,7 @@ class Verification:
     """
 
     problems: list[Problem] = field(default_factory=list)
+    damaged: list[Damage] = field(default_factory=list)
     n_parts: int = 0
     n_files: int = 0
     nbytes: int = 0
@@ -98,17 +130,21 @@ def verify(lake: Lake, *, deep: bool = False) -> Verification:
         report.problems.append(Problem("damaged_table", layout.table_path(table), problem))
     ok = structures.filter(pl.col("status") == "ok")
     report.problems += _check_tables(structures, ok, parts, features)
-    rows_of = {key[0]: rows for key, rows in ok.partition_by("part_id", as_dict=True).items()}
+    by_part = ok.sort("row").partition_by("part_id", as_dict=True)
+    rows_of = {part_id: rows for (part_id,), rows in by_part.items()}
     n_atoms: dict[str, int] = {}
     for part in parts.iter_rows(named=True):
         if part["part_id"] in rows_of:
             report.n_parts += 1
             n_atoms[part["part_id"]] = part["n_atoms"]
-            group = _Group(files, part, report, deep)
-            group.check(lambda g: _check_structures(g, rows_of[g.row["part_id"]]))
+            group = _Group(files, part, rows_of[part["part_id"]], report, deep)
+            group.check(_check_structures)
     for record in features.iter_rows(named=True):
         if record["part_id"] in n_atoms:
-            group = _Group(files, record, report, deep)
+            rows = rows_of[record["part_id"]]
+            if record["rows"] is not None:
+                rows = rows.filter(pl.col("row").is_in(record["rows"]))
+            group = _Group(files, record, rows, report, deep)
             group.check(lambda g: _check_features(g, n_atoms[g.row["part_id"]]))
     for descriptor_id in features["descriptor_id"].unique().sort():
         try:
@@ -167,27 +203,40 @@ def _check_tables(
 
 @dataclass
 class _Group:
-    """One zarr group, the catalogue's row about it, and where to report."""
+    """One zarr group, the catalogue's row about it, the structures in it, and where to report."""
 
     files: Files
     row: dict[str, Any]
+    structures: pl.DataFrame
     report: Verification
     deep: bool
 
+    def __post_init__(self) -> None:
+        self.is_damaged = np.zeros(len(self.structures), dtype=bool)
+
     def check(self, content: Callable[[_Group], None]) -> None:
-        """Check the files, and if they are as written, what is in them."""
+        """Check the files, and if they are as written, what is in them; name the structures."""
+        self._check(content)
+        if self.is_damaged.any():
+            names = self.structures.filter(pl.Series(self.is_damaged)).select(_NAMES).to_dicts()
+            self.report.damaged.append(
+                Damage(self.row["part_id"], self.row.get("descriptor_id"), names)
+            )
+
+    def _check(self, content: Callable[[_Group], None]) -> None:
         n_problems = len(self.report.problems)
         try:
             root = layout.resolve(self.files.lake, self.row["path"])
         except LakeError as error:
             self.report.problems.append(Problem("path_leaves_lake", "catalogue", str(error)))
+            self.is_damaged[:] = True
             return
         for entry in self.row["files"]:
             file = groups.StoredFile(**entry)
             self.report.n_files += 1
             self.report.nbytes += file.nbytes
             if problem := groups.file_problem(root, file):
-                self.problem(*problem, file.name)
+                self.problem(*problem, file.name, concerns=self.within(file.name))
         if len(self.report.problems) > n_problems:
             return
         try:
@@ -198,12 +247,27 @@ class _Group:
         except (LakeError, LookupError, ValueError) as error:
             self.problem("unreadable", f"{error}")
 
-    def problem(self, code: str, message: str, file: str = "") -> None:
-        """Report a problem of this group, or of one of its files."""
+    def within(self, file: str) -> Booleans:
+        """Which structures have rows in what cannot be read of a file; all if that is not known."""
+        name, _, place = file.partition("/c/")
+        try:
+            array = self.files.array(self.row["path"], name)
+            first, last = _extents(self.row, self.structures)[array.dims[0]]
+            lost = array.unreadable(int(place.partition("/")[0]))
+        except (LakeError, LookupError, ValueError):
+            return np.ones(len(self.structures), dtype=bool)
+        shares = [np.maximum(first, r.start) < np.minimum(last, r.stop) for r in lost]
+        return np.any(shares, axis=0)
+
+    def problem(
+        self, code: str, message: str, file: str = "", concerns: Booleans | None = None
+    ) -> None:
+        """Report a problem of some structures of this group, or of all; or of one of its files."""
         where = f"{self.row['path']}/{file}" if file else self.row["path"]
         self.report.problems.append(
             Problem(code, where, message, self.row["part_id"], self.row.get("descriptor_id"))
         )
+        self.is_damaged |= True if concerns is None else concerns
 
     def expect(self, code: str, what: str, expected: Any, found: Any) -> None:
         """Report a problem if two values differ."""
@@ -226,8 +290,26 @@ class _Group:
             scratch = array.chunk(i, scratch)
 
 
-def _check_structures(group: _Group, rows: pl.DataFrame) -> None:
-    part = group.row
+def _extents(row: dict[str, Any], structures: pl.DataFrame) -> dict[str, tuple[Array, Array]]:
+    """First row of each structure, and the one after its last, along the dimensions of a group."""
+    place = structures["row"].to_numpy()
+    atoms = structures["first_atom"].to_numpy(), structures["n_atoms"].to_numpy()
+    if row.get("rows") is not None:
+        place = np.searchsorted(row["rows"], place)
+        atoms = _starts(row["structure_n_atoms"])[place], atoms[1]
+    extents = {"structure": (place, place + 1), "atom": (atoms[0], atoms[0] + atoms[1])}
+    if row.get("structure_n_pairs") is not None:
+        pairs = _starts(row["structure_n_pairs"])
+        extents["pair"] = pairs[place], pairs[place + 1]
+    return extents
+
+
+def _starts(counts: list[int]) -> Array:
+    return np.concatenate([[0], np.cumsum(counts)])
+
+
+def _check_structures(group: _Group) -> None:
+    part, rows = group.row, group.structures
     offsets = group.values("structure_offsets")
     _check_offsets(group, "structure_offsets", offsets, part["n_structures"], part["n_atoms"])
     for name, n in (("numbers", part["n_atoms"]), ("cells", part["n_structures"])):
@@ -235,17 +317,23 @@ def _check_structures(group: _Group, rows: pl.DataFrame) -> None:
     at = rows["row"].to_numpy()
     firsts, counts = rows["first_atom"].to_numpy(), rows["n_atoms"].to_numpy()
     moved = (offsets[at] != firsts) | (offsets[at + 1] - offsets[at] != counts)
-    for structure_id in rows.filter(pl.Series(moved))["structure_id"]:
+    for i in np.flatnonzero(moved).tolist():
         group.problem(
-            "wrong_place", f"the atoms of {structure_id} are not where the catalogue says"
+            "wrong_place",
+            f"the atoms of {rows['structure_id'][i]} are not where the catalogue says",
+            concerns=np.arange(len(rows)) == i,
         )
     if group.deep:
         found = [
             h.hex() for h in read_structures(group.files.lake, part["part_id"]).content_hashes()
         ]
-        for row in rows.iter_rows(named=True):
+        for i, row in enumerate(rows.iter_rows(named=True)):
             if row["content_hash"] not in (None, found[row["row"]]):
-                group.problem("wrong_content", f"{row['structure_id']} is another structure")
+                group.problem(
+                    "wrong_content",
+                    f"{row['structure_id']} is another structure",
+                    concerns=np.arange(len(rows)) == i,
+                )
 
 
 def _check_features(group: _Group, n_atoms_of_part: int) -> None:
