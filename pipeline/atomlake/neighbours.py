@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +76,11 @@ class Neighbours:
     def counts(self) -> NDArray[np.int64]:
         """Number of neighbours of each centre, shape (n_atoms,)."""
         return np.diff(self.pair_offsets)
+
+    @cached_property
+    def max_count(self) -> int:
+        """Most neighbours of a centre."""
+        return int(self.counts.max(initial=0))
 
     def within(self, cutoff: float) -> Neighbours:
         """Return the pairs closer than a smaller cutoff, in the same order.

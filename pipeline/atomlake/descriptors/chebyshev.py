@@ -170,7 +170,6 @@ class Chebyshev(Descriptor):
     ) -> None:
         function = self.cutoff_function
         weights = np.take(self._channel_weights, self.species_index(structures), axis=1)
-        max_pairs = int(np.diff(neighbours.pair_offsets[first : last + 1]).max(initial=0))
         kernels.chebyshev(
             first,
             last,
@@ -184,7 +183,10 @@ class Chebyshev(Descriptor):
             kernels.legendre_coefficients(self.angular_order),
             recursion_coefficients(self.angular_order),
             kernels.empty_workspace(
-                max_pairs, len(weights), self.radial_order + 1, self.angular_order + 1
+                neighbours.max_count,
+                len(weights),
+                self.radial_order + 1,
+                self.angular_order + 1,
             ),
             *rows,
         )

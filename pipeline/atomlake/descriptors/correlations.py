@@ -118,7 +118,6 @@ class CoupledProducts(Descriptor):
     ) -> None:
         expansion, couplings = self._expansion, self._couplings
         has_positions, has_strain = len(rows.gradient_positions) > 0, len(rows.gradient_strain) > 0
-        max_pairs = int(np.diff(neighbours.pair_offsets[first : last + 1]).max(initial=0))
         with exact_rows(expansion, rows) as exact:
             correlations(
                 expansion,
@@ -126,8 +125,8 @@ class CoupledProducts(Descriptor):
                 batch_pairs(structures, neighbours),
                 first,
                 last,
-                room(expansion, neighbours, first, last, rows),
-                empty_room(expansion, couplings, max_pairs, has_positions, has_strain),
+                room(expansion, neighbours, rows),
+                empty_room(expansion, couplings, neighbours.max_count, has_positions, has_strain),
                 *exact,
             )
 
@@ -141,9 +140,7 @@ class CoupledProducts(Descriptor):
     ) -> None:
         expansion, couplings = self._expansion, self._couplings
         has_positions, has_strain = len(rows.gradient_positions) > 0, len(rows.gradient_strain) > 0
-        first_atom, last_atom = structures.structure_offsets[[first, last]].tolist()
         max_atoms = int(structures.n_atoms_per_structure[first:last].max(initial=0))
-        max_pairs = int(np.diff(neighbours.pair_offsets[first_atom : last_atom + 1]).max(initial=0))
         # An atom moves coefficients of every species: those of its neighbours, as their centre.
         of_mean = expansion._replace(n_repeats=expansion.n_species)
         with in_double_precision(rows) as exact:
@@ -154,8 +151,10 @@ class CoupledProducts(Descriptor):
                 structures.structure_offsets,
                 first,
                 last,
-                room(expansion, neighbours, first_atom, last_atom, rows),
-                empty_room(expansion, couplings, max_pairs, has_positions, False).derivatives,
+                room(expansion, neighbours, rows),
+                empty_room(
+                    expansion, couplings, neighbours.max_count, has_positions, False
+                ).derivatives,
                 empty_environment(of_mean, max_atoms, False, has_strain),
                 empty_room(of_mean, couplings, max_atoms, has_positions, has_strain),
                 *exact,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from atomlake.descriptors import radial
 from atomlake.descriptors.base import Descriptor, Rows
 from atomlake.descriptors.cutoffs import Cutoff
-from atomlake.kernels.expansion import Environment, Expansion, Pairs, empty_environment
+from atomlake.kernels.expansion import Expansion, Memory, Pairs, empty_environment
 from atomlake.kernels.harmonics import recursion_coefficients
 from atomlake.kernels.lanes import n_padded
 from atomlake.neighbours import Neighbours
@@ -260,14 +260,11 @@ def batch_pairs(structures: Structures, neighbours: Neighbours) -> Pairs:
     )
 
 
-def room(
-    expansion: Expansion, neighbours: Neighbours, first: int, last: int, rows: Rows
-) -> Environment:
-    """Allocate room for the largest environment of the centres ``first:last``."""
-    counts = np.diff(neighbours.pair_offsets[first : last + 1])
+def room(expansion: Expansion, neighbours: Neighbours, rows: Rows) -> Memory:
+    """Allocate memory for the largest environment of the batch."""
     has_strain = len(rows.gradient_strain) > 0
     has_gradient = has_strain or len(rows.gradient_positions) > 0
-    return empty_environment(expansion, int(counts.max(initial=0)), has_gradient, has_strain)
+    return empty_environment(expansion, neighbours.max_count, has_gradient, has_strain)
 
 
 @contextmanager

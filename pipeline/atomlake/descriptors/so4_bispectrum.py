@@ -166,7 +166,6 @@ class _So4Bispectrum(Descriptor):
         first_atom: int,
     ) -> None:
         """Call the kernel."""
-        counts = np.diff(neighbours.pair_offsets[first : last + 1])
         has_gradients = any(map(len, (*rows[1:], position_sums)))
         so4_bispectrum(
             first,
@@ -180,7 +179,7 @@ class _So4Bispectrum(Descriptor):
             self._self_weights(),
             zero,
             plan,
-            empty_scratch(plan, int(counts.max(initial=0)), has_gradients),
+            empty_scratch(plan, neighbours.max_count, has_gradients),
             *rows,
             position_sums,
             group,

@@ -21,7 +21,7 @@ from atomlake.descriptors.density import (
     room,
 )
 from atomlake.kernels.expansion import empty_environment
-from atomlake.kernels.lanes import empty_lanes, n_padded
+from atomlake.kernels.lanes import n_padded
 from atomlake.kernels.power_spectrum import (
     Layout,
     n_sums,
@@ -188,7 +188,8 @@ class Soap(DensityDescriptor):
     @property
     def n_features(self) -> int:
         """Number of features."""
-        return (self.l_max + 1) * sum(self._sizes)
+        # Asked for every block of rows, so it is not counted each time.
+        return _layout(self).n_features
 
     @property
     def densities(self) -> NDArray[np.float64]:
@@ -275,8 +276,8 @@ class Soap(DensityDescriptor):
                 batch_pairs(structures, neighbours),
                 first,
                 last,
-                room(expansion, neighbours, first, last, rows),
-                empty_lanes(n_sums(expansion)),
+                room(expansion, neighbours, rows),
+                np.empty(n_sums(expansion)),
                 row,
                 *exact,
             )
@@ -290,7 +291,6 @@ class Soap(DensityDescriptor):
         rows: Rows,
     ) -> None:
         expansion = expansion_parameters(self)
-        first_atom, last_atom = structures.structure_offsets[[first, last]].tolist()
         with in_double_precision(rows) as exact:
             power_spectrum_of_mean(
                 expansion,
@@ -299,9 +299,9 @@ class Soap(DensityDescriptor):
                 structures.structure_offsets,
                 first,
                 last,
-                room(expansion, neighbours, first_atom, last_atom, rows),
+                room(expansion, neighbours, rows),
                 empty_environment(expansion, 0, False, len(rows.gradient_strain) > 0),
-                empty_lanes(n_sums(expansion)),
+                np.empty(n_sums(expansion)),
                 np.empty((3, self.n_features)),
                 *exact,
             )
@@ -342,7 +342,7 @@ def _layout(soap: Soap) -> Layout:
         "coupling": (-1.0) ** l,
     }[soap.prefactor] / np.sqrt(2 * l + 1)
     return Layout(
-        n_features=soap.n_features,
+        n_features=(soap.l_max + 1) * sum(soap._sizes),
         block_offsets=offsets,
         is_triangle=is_triangle,
         weight_equal=equal,

@@ -359,7 +359,6 @@ class SymmetryFunctions(Descriptor):
         self, structures: Structures, neighbours: Neighbours, first: int, last: int, rows: Rows
     ) -> None:
         functions = _kernel_functions(self)
-        counts = np.diff(neighbours.pair_offsets[first : last + 1])
         kernels.symmetry_functions(
             first,
             last,
@@ -369,7 +368,7 @@ class SymmetryFunctions(Descriptor):
             neighbours.distances,
             structures.numbers,
             functions,
-            kernels.empty_workspace(functions, int(counts.max(initial=0)), self.n_features),
+            kernels.empty_workspace(functions, neighbours.max_count, self.n_features),
             *rows,
         )
 

@@ -38,9 +38,10 @@ from atomlake.kernels.expansion import (
     STRAIN_COMPONENTS,
     Environment,
     Expansion,
+    Memory,
     Pairs,
     add_to_mean,
-    environment_pointers,
+    divide,
     expand,
     expansion_pointers,
     pair_pointers,
@@ -276,7 +277,7 @@ def correlations(
     pairs: Pairs,
     first: int,
     last: int,
-    environment: Environment,
+    memory: Memory,
     room: Room,
     features: Output,
     gradient_positions: Output,
@@ -286,8 +287,8 @@ def correlations(
 
     Parameters
     ----------
-    environment, room : Environment, Room
-        Room for the largest of the centres.
+    memory, room : Memory, Room
+        For the largest of the centres.
     features : array, shape (n, n_values)
         Output; n_values is components times features, each component's features side by side.
     gradient_positions : array, shape (n_pairs of the centres or 0, 3, n_values)
@@ -300,7 +301,7 @@ def correlations(
     expansion = expansion_pointers(expansion)
     couplings = _coupling_pointers(couplings)
     pairs = pair_pointers(pairs)
-    environment = environment_pointers(environment)
+    environment = divide(expansion, memory)
     room = _room_pointers(room)
     features = pointer(features)
     gradient_positions = pointer(gradient_positions)
@@ -340,9 +341,9 @@ def correlations_of_mean(
     structure_offsets: Integers,
     first: int,
     last: int,
-    environment: Environment,
+    memory: Memory,
     derivatives: Floats,
-    mean: Environment,
+    memory_of_mean: Memory,
     room: Room,
     features: Floats,
     gradient_positions: Floats,
@@ -354,12 +355,12 @@ def correlations_of_mean(
     ----------
     structure_offsets : array
         Atoms of structure s are ``structure_offsets[s]:structure_offsets[s + 1]``.
-    environment : Environment
-        Room for the largest of the centres.
+    memory : Memory
+        For the largest of the centres.
     derivatives : array
         Room for the derivatives of its coefficients.
-    mean, room : Environment, Room
-        Room for the mean; for as many pairs as the largest structure has atoms, times species.
+    memory_of_mean, room : Memory, Room
+        For the mean; for as many pairs as the largest structure has atoms, times species.
     features : array, shape (n, n_values)
         Output.
     gradient_positions : array, shape (n_atoms of the structures or 0, 3, n_values)
@@ -373,9 +374,9 @@ def correlations_of_mean(
     couplings = _coupling_pointers(couplings)
     pairs = pair_pointers(pairs)
     structure_offsets = pointer(structure_offsets)
-    environment = environment_pointers(environment)
+    environment = divide(expansion, memory)
     derivatives = pointer(derivatives)
-    mean = environment_pointers(mean)
+    mean = divide(expansion, memory_of_mean)
     room = _room_pointers(room)
     features = pointer(features)
     gradient_positions = pointer(gradient_positions)

@@ -31,8 +31,9 @@ from atomlake.kernels.cutoffs import cutoff_functions
 from atomlake.kernels.harmonics import solid_gradients, spherical_harmonics
 from atomlake.kernels.lanes import (
     LANES,
+    advanced,
+    aligned,
     broadcast,
-    empty_lanes,
     load,
     n_padded,
     pointer,
@@ -192,41 +193,83 @@ class Environment(NamedTuple):
     strain: Floats
 
 
+class Memory(NamedTuple):
+    """Memory for an :class:`Environment`, which kernels divide with :func:`divide`.
+
+    Attributes
+    ----------
+    max_pairs : int
+        Length of the longest sorted list.
+    has_gradient, has_strain : bool
+        Whether there is room for what only derivatives need.
+    numbers : float64 array
+        For all that is float64.
+    integers : int64 array
+        For the rest.
+    """
+
+    max_pairs: int
+    has_gradient: bool
+    has_strain: bool
+    numbers: Floats
+    integers: Integers
+
+
 def empty_environment(
     expansion: Expansion, max_pairs: int, has_gradient: bool, has_strain: bool
-) -> Environment:
-    """Allocate room for centres of at most ``max_pairs`` neighbours."""
+) -> Memory:
+    """Allocate memory for centres of at most ``max_pairs`` neighbours."""
     max_pairs *= expansion.n_repeats
     n_harmonics = (expansion.l_max + 1) ** 2
     n_radial = (expansion.l_max + 1) * expansion.n_padded
     n_coefficients = n_harmonics * expansion.n_species * expansion.n_padded
+    of_pair = 7 + n_harmonics + (3 * n_harmonics + 2 * n_radial if has_gradient else 0)
+    of_centre = TOGETHER * n_radial + (7 if has_strain else 1) * n_coefficients
+    # Two pieces: for a block of few centres an array for each part of the environment, made here
+    # and handed over one by one, would take a tenth of the kernel's time.
+    return Memory(
+        max_pairs,
+        has_gradient,
+        has_strain,
+        np.empty(n_padded(max_pairs) * of_pair + of_centre + LANES),
+        np.empty(max_pairs + 3 * expansion.n_species + 1, np.int64),
+    )
+
+
+@inlined
+def divide(expansion: Expansion, memory: Memory) -> Environment:
+    """Lay an environment, of pointers, into its memory."""
     # Lanes are loaded whole, so lists of pairs end at a whole block.
-    padded = n_padded(max_pairs)
-    sizes = {
-        "weights": padded,
-        "distances": padded,
-        "directions": 3 * padded,
-        "fading": padded,
-        "fading_slope": padded,
-        "harmonics": (4 if has_gradient else 1) * n_harmonics * padded,
-        "values": TOGETHER * n_radial,
-        "radial": 2 * n_radial * max_pairs if has_gradient else 0,
-        "coefficients": n_coefficients,
-        "strain": 6 * n_coefficients if has_strain else 0,
-    }
-    # One piece of memory: for a block of few centres many would take as long as the kernel.
-    memory = empty_lanes(sum(sizes.values()))
-    parts, at = {}, 0
-    for name, size in sizes.items():
-        parts[name] = memory[at : at + size]
-        at += size
+    padded = (memory.max_pairs + LANES - 1) // LANES * LANES
+    n_harmonics = (expansion.l_max + 1) ** 2
+    n_radial = (expansion.l_max + 1) * expansion.n_padded
+    n_coefficients = n_harmonics * expansion.n_species * expansion.n_padded
+    order = pointer(memory.integers)
+    of_species = advanced(order, memory.max_pairs)
+    species = advanced(of_species, expansion.n_species)
+    weights = aligned(pointer(memory.numbers))
+    distances = advanced(weights, padded)
+    directions = advanced(distances, padded)
+    fading = advanced(directions, 3 * padded)
+    fading_slope = advanced(fading, padded)
+    harmonics = advanced(fading_slope, padded)
+    radial = advanced(harmonics, (4 if memory.has_gradient else 1) * n_harmonics * padded)
+    values = advanced(radial, 2 * n_radial * padded if memory.has_gradient else 0)
+    coefficients = advanced(values, TOGETHER * n_radial)
     return Environment(
-        slots=Slots(
-            np.empty(expansion.n_species, np.int64), np.empty(expansion.n_species, np.int64)
-        ),
-        order=np.empty(max_pairs, np.int64),
-        slot_offsets=np.empty(expansion.n_species + 1, np.int64),
-        **parts,
+        Slots(of_species, species),
+        order,
+        weights,
+        advanced(species, expansion.n_species),
+        distances,
+        directions,
+        fading,
+        fading_slope,
+        harmonics,
+        values,
+        radial,
+        coefficients,
+        advanced(coefficients, n_coefficients),
     )
 
 
@@ -265,26 +308,6 @@ def pair_pointers(pairs: Pairs) -> Pairs:
         pointer(pairs.offsets),
         pointer(pairs.neighbour_index),
         pointer(pairs.numbers),
-    )
-
-
-@inlined
-def environment_pointers(environment: Environment) -> Environment:
-    """Replace the arrays by pointers."""
-    return Environment(
-        Slots(pointer(environment.slots.of_species), pointer(environment.slots.species)),
-        pointer(environment.order),
-        pointer(environment.weights),
-        pointer(environment.slot_offsets),
-        pointer(environment.distances),
-        pointer(environment.directions),
-        pointer(environment.fading),
-        pointer(environment.fading_slope),
-        pointer(environment.harmonics),
-        pointer(environment.values),
-        pointer(environment.radial),
-        pointer(environment.coefficients),
-        pointer(environment.strain),
     )
 
 

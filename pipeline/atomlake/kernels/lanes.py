@@ -16,13 +16,11 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.errors import TypingError
 from numba.core.extending import intrinsic, lower_builtin, models, register_model
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numpy.typing import NDArray
 
 #: Numbers in one block. Arrays that are read in blocks are padded to a multiple of it.
 LANES = 8
@@ -55,13 +53,6 @@ def n_padded(n: int) -> int:
     return -(-n // LANES) * LANES
 
 
-def empty_lanes(n: int) -> NDArray[np.float64]:
-    """Allocate ``n`` numbers whose blocks of lanes never straddle two lines of the cache."""
-    room = np.empty(n + LANES)
-    first = -room.__array_interface__["data"][0] % (8 * LANES) // 8
-    return room[first : first + n]
-
-
 @_instruction
 def pointer(typing: Any, array: Any) -> Any:
     """Return the address of the first element of a C-contiguous array.
@@ -77,6 +68,34 @@ def pointer(typing: Any, array: Any) -> Any:
         return context.make_array(array)(context, builder, arguments[0]).data
 
     return types.CPointer(array.dtype)(array), generate  # type: ignore[attr-defined]
+
+
+@_instruction
+def advanced(typing: Any, data: Any, n: Any) -> Any:
+    """Return the pointer to ``data[n]``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.gep(arguments[0], [arguments[1]])
+
+    return data(data, types.intp), generate
+
+
+@_instruction
+def aligned(typing: Any, data: Any) -> Any:
+    """Return the pointer to the first whole line of the cache, at most 7 numbers further on.
+
+    Blocks of lanes that are read and written from there never straddle two lines.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        integer = ir.IntType(64)
+        line = 8 * LANES
+        address = builder.ptrtoint(arguments[0], integer)
+        after = builder.add(address, ir.Constant(integer, line - 1))
+        first = builder.and_(after, ir.Constant(integer, -line))
+        return builder.inttoptr(first, arguments[0].type)
+
+    return data(data), generate
 
 
 @_instruction

@@ -24,16 +24,25 @@ from atomlake.kernels.expansion import (
     STRAIN_COMPONENTS,
     Environment,
     Expansion,
+    Memory,
     Pairs,
     Slots,
     add_to_mean,
-    environment_pointers,
+    divide,
     expand,
     expansion_pointers,
     pair_pointers,
     start_mean,
 )
-from atomlake.kernels.lanes import LANES, broadcast, load, pointer, store, store_some
+from atomlake.kernels.lanes import (
+    LANES,
+    aligned,
+    broadcast,
+    load,
+    pointer,
+    store,
+    store_some,
+)
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -82,9 +91,9 @@ def _layout_pointers(layout: Layout) -> Layout:
 
 
 def n_sums(expansion: Expansion) -> int:
-    """Room for the sums over m of one pair, or for a tile of eight by eight."""
+    """Room for the sums over m of one pair, or for a tile of eight by eight, from a line on."""
     of_pair = 6 * expansion.n_species * (expansion.l_max + 1) * expansion.n_padded
-    return max(LANES**2, of_pair)
+    return max(LANES**2, of_pair) + LANES
 
 
 @kernel
@@ -94,7 +103,7 @@ def power_spectrum(
     pairs: Pairs,
     first: int,
     last: int,
-    environment: Environment,
+    memory: Memory,
     sums: Floats,
     row: Floats,
     features: Output,
@@ -105,8 +114,8 @@ def power_spectrum(
 
     Parameters
     ----------
-    environment : Environment
-        Room for the largest of the centres.
+    memory : Memory
+        For the largest of the centres.
     sums : array, shape (n_sums,)
         Room; see :func:`n_sums`.
     row : array, shape (3, n_features)
@@ -123,8 +132,8 @@ def power_spectrum(
     expansion = expansion_pointers(expansion)
     layout = _layout_pointers(layout)
     pairs = pair_pointers(pairs)
-    environment = environment_pointers(environment)
-    sums = pointer(sums)
+    environment = divide(expansion, memory)
+    sums = aligned(pointer(sums))
     row = pointer(row)
     features = pointer(features)
     gradient_positions = pointer(gradient_positions)
@@ -190,8 +199,8 @@ def power_spectrum_of_mean(
     structure_offsets: Integers,
     first: int,
     last: int,
-    environment: Environment,
-    mean: Environment,
+    memory: Memory,
+    memory_of_mean: Memory,
     sums: Floats,
     row: Floats,
     features: Floats,
@@ -204,10 +213,10 @@ def power_spectrum_of_mean(
     ----------
     structure_offsets : array
         Atoms of structure s are ``structure_offsets[s]:structure_offsets[s + 1]``.
-    environment : Environment
-        Room for the largest of the centres.
-    mean : Environment
-        Room for the mean; no room for pairs is needed.
+    memory : Memory
+        For the largest of the centres.
+    memory_of_mean : Memory
+        For the mean; no room for pairs is needed.
     sums : array, shape (n_sums,)
         Room; see :func:`n_sums`.
     row : array, shape (3, n_features)
@@ -225,9 +234,9 @@ def power_spectrum_of_mean(
     layout = _layout_pointers(layout)
     pairs = pair_pointers(pairs)
     structure_offsets = pointer(structure_offsets)
-    environment = environment_pointers(environment)
-    mean = environment_pointers(mean)
-    sums = pointer(sums)
+    environment = divide(expansion, memory)
+    mean = divide(expansion, memory_of_mean)
+    sums = aligned(pointer(sums))
     row = pointer(row)
     features = pointer(features)
     gradient_positions = pointer(gradient_positions)
