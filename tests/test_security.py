@@ -238,7 +238,8 @@ def test_a_password_changes_neither_names_nor_hashes(tmp_path):
     other = parse(yaml.safe_dump(recipe(tmp_path)).replace(SECRET, "${ANOTHER}"))
     assert one.recipe_hash == other.recipe_hash
     assert [s.label for s in one.sources] == [s.label for s in other.sources]
-    hashes = [sources.options_hash(recipe.sources[1]) for recipe in (one, other)]
+    second = [recipe.sources[1] for recipe in (one, other)]
+    hashes = [sources.options_hash(source.path, source) for source in second]
     assert hashes[0] == hashes[1]
 
 

@@ -119,7 +119,7 @@ def test_a_scheduler_with_certificates_serves_only_who_has_them(certificates):
         host="127.0.0.1",
         protocol="tls://",
         security=certificates.security(),
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
     ) as running:
         settings = {
             "scheduler": running.scheduler_address,

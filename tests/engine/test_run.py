@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import threading
+from contextlib import contextmanager
 
 import numpy as np
 import polars as pl
@@ -10,6 +12,7 @@ from ase import Atoms
 from ase.build import molecule
 from ase.io import write
 
+from atomlake.clusters.local import Local
 from atomlake.descriptors import get
 from atomlake.engine.run import RefusedError, preview, run
 from atomlake.errors import LakeError, RecipeError
@@ -54,6 +57,39 @@ def test_the_same_recipe_again_does_nothing(database):
     assert plan.n_unchanged == 5
     assert database.run().totals.n_structures == 0
     assert len(live(database)) == 5
+
+
+class Opened:
+    """Stands in for the opening of a local cluster, and notes what becomes of it."""
+
+    def __init__(self, monkeypatch):
+        self.happened = []
+        monkeypatch.setattr(Local, "open", lambda cluster: self._open())
+
+    @contextmanager
+    def _open(self):
+        thread = threading.get_ident()
+        self.happened.append("opened")
+        yield
+        assert thread == threading.get_ident() != threading.main_thread().ident
+        self.happened.append("closed")
+
+
+def test_a_cluster_that_was_opened_while_planning_is_closed_when_the_plan_is_refused(
+    database, monkeypatch
+):
+    opened = Opened(monkeypatch)
+    limits = database.recipe.limits.model_copy(update={"max_features": 1})
+    with pytest.raises(RefusedError):
+        run(database.recipe.model_copy(update={"limits": limits}))
+    assert opened.happened == ["opened", "closed"]
+
+
+def test_no_cluster_is_opened_where_nothing_changed(database, monkeypatch):
+    database.run()
+    opened = Opened(monkeypatch)
+    run(database.recipe)
+    assert opened.happened == []
 
 
 def test_one_more_structure_costs_one_structure(database):

@@ -133,6 +133,6 @@ def test_what_decides_the_content_is_hashed():
         base.model_copy(update={"format": "ase"}),
         base.model_copy(update={"labels": LabelKeys(energy="e")}),
     ]
-    hashes = {sources.options_hash(source) for source in [base, *others]}
+    hashes = {sources.options_hash("a.db", source) for source in [base, *others]}
     assert len(hashes) == 4
-    assert sources.options_hash(base.model_copy(update={"name": "n"})) in hashes
+    assert sources.options_hash("a.db", base.model_copy(update={"name": "n"})) in hashes

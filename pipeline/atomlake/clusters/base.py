@@ -47,6 +47,9 @@ class Cluster(BaseModel, ABC):
     title: ClassVar[str]
     #: Settings as a site would write them, for the reference pages.
     example: ClassVar[dict[str, Any]]
+    #: Whether to open it while the work is planned: it takes about a second, and nobody else
+    #: waits or pays for it.
+    opens_early: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -57,9 +60,6 @@ class Cluster(BaseModel, ABC):
     @abstractmethod
     def memory_per_worker(self) -> int:
         """Bytes that one worker may use."""
-
-    def prepare(self) -> None:
-        """Begin, without waiting, what can begin before the work is planned."""
 
     def join(self) -> None:
         """Take this process's place in the cluster, before anything else is done.

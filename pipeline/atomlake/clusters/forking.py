@@ -24,7 +24,7 @@ WORKER_ENVIRONMENT = {
 PRELOAD = "atomlake.engine.preload"
 
 #: What a worker process imports before its first task.
-WORKER_MODULES = [PRELOAD, "distributed.nanny", "distributed.worker"]
+WORKER_MODULES = [PRELOAD]
 
 
 def start() -> None:

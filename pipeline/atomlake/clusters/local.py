@@ -27,6 +27,7 @@ class Local(Cluster):
     kind: ClassVar[str] = "local"
     title: ClassVar[str] = "worker processes on this machine"
     example: ClassVar[dict[str, Any]] = {"workers": 4, "memory": "2GB"}
+    opens_early: ClassVar[bool] = True
 
     workers: PositiveInt | Literal["auto"] = Field(
         default="auto", description="Number of worker processes; auto is one per usable core."
@@ -48,10 +49,6 @@ class Local(Cluster):
             return int(0.8 * psutil.virtual_memory().total / self.n_workers)
         return int(self.memory)
 
-    def prepare(self) -> None:
-        """Start the process that workers are forked from, which imports while this one plans."""
-        forking.start()
-
     @contextmanager
     def open(self) -> Iterator[Client]:
         """Start the processes and yield a client; stop them on leaving."""
@@ -61,7 +58,7 @@ class Local(Cluster):
 
         from atomlake.clusters.plugins import greet
 
-        self.prepare()
+        forking.start()
         # Before its first worker dask would import pandas and more here, for a process to fork
         # from that already runs.
         distributed.utils._forkserver_preload_set = True

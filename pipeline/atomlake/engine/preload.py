@@ -1,8 +1,15 @@
 """Imported by the process that local workers are forked from, and by each remote worker."""
 
+# ruff: noqa: E402 - What is imported stays: to look for garbage in it takes a tenth of the time, and
+# would have each forked process copy it.
+import gc
+
+gc.disable()
+
 from contextlib import suppress
 
-import scipy.special  # noqa: F401 - tables of radial functions and of MBTR are made with it
+import distributed.nanny
+import distributed.worker  # noqa: F401
 
 from atomlake.errors import KernelCacheError
 
@@ -10,6 +17,9 @@ with suppress(KernelCacheError):  # the driver tells of it
     from atomlake.engine import tasks
 
     tasks.load_common_kernels()
+
+gc.freeze()
+gc.enable()
 
 
 def dask_setup(_: object) -> None:

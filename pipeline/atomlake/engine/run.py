@@ -10,16 +10,17 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import polars as pl
 
 from atomlake import sources
+from atomlake.clusters.base import Cluster
 from atomlake.engine import execute, shares
 from atomlake.engine.events import (
     ClusterStarted,
@@ -43,6 +44,9 @@ from atomlake.lake import Lake, layout, parts
 from atomlake.lake.durability import Disk
 from atomlake.lake.lock import LOCK, alone
 from atomlake.recipe import Recipe
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 #: Seconds between two commits of finished parts.
 PUBLISH_INTERVAL = 2.0
@@ -120,12 +124,12 @@ def run(
         recipe.cluster.join()
     started = time.monotonic()
     lake = Lake.create(recipe.lake)
-    with alone(lake.path):
+    with alone(lake.path), _Opening(recipe.cluster) as opening:
         run_id = _new_run_id()
         _mark_killed(lake)
-        prepare = cache(recipe.cluster.prepare) if executor == "cluster" else lambda: None
+        on_work = opening.begin if executor == "cluster" else lambda: None
         scratch = layout.scratch_path(lake.path)
-        plan = make_plan(recipe, lake, scratch, prepare, damaged_parts)
+        plan = make_plan(recipe, lake, scratch, on_work, damaged_parts)
         for note in plan.notes:
             tell(Note(note))
         if plan.refusals:
@@ -143,11 +147,10 @@ def run(
             publisher.wait_for_disk([layout.DESCRIPTORS])
             publisher.publish_flux()
             publisher.publish_at_once()
-            with ExitStack() as stack:
-                for unit, result in _execute(recipe, plan, lake, executor, tell, stack):
-                    publisher.take(unit, result)
-                publisher.flush()
-                computed = time.monotonic()
+            for unit, result in _execute(recipe, plan, lake, executor, tell, opening):
+                publisher.take(unit, result)
+            publisher.flush()
+            computed = time.monotonic()
             if not plan.is_empty:
                 labels = [source.label for source in recipe.sources]
                 lake.catalogue.require_undisturbed(labels, run_id=run_id)
@@ -187,7 +190,7 @@ def _execute(
     lake: Lake,
     executor: str,
     tell: Listener,
-    stack: ExitStack,
+    opening: _Opening,
 ) -> Iterator[execute.Result]:
     where, limits = str(lake.path.absolute()), recipe.limits
     if not plan.units:
@@ -196,7 +199,7 @@ def _execute(
         return execute.in_this_process(plan.units, where, limits)
     if executor == "shares":
         return shares.records(plan.units, lake)
-    client = stack.enter_context(recipe.cluster.open())
+    client = opening.client()
     n_workers = recipe.cluster.n_workers
     tell(
         ClusterStarted(
@@ -205,6 +208,41 @@ def _execute(
     )
     memory = recipe.cluster.memory_per_worker
     return execute.on_cluster(client, plan.units, where, limits, n_workers, memory, tell)
+
+
+class _Opening:
+    """A cluster that is opened by a thread while the work is planned, if its kind allows that.
+
+    Leaving it closes the cluster, in the thread that opened it.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._thread = ThreadPoolExecutor(1, "atomlake-cluster")
+        self._stack = ExitStack()
+        self._client: Future[Client] | None = None
+
+    def begin(self) -> None:
+        """Begin to open the cluster, unless that was done or is too early."""
+        if self._client is None and self._cluster.opens_early:
+            self._client = self._thread.submit(self._open)
+
+    def client(self) -> Client:
+        """Wait until the cluster is open."""
+        return self._open() if self._client is None else self._client.result()
+
+    def _open(self) -> Client:
+        return self._stack.enter_context(self._cluster.open())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._client is None:
+            self._stack.close()
+        else:
+            self._thread.submit(self._stack.close).result()
+            self._thread.shutdown()
 
 
 # ----- Publishing
@@ -343,7 +381,7 @@ class _Publisher:
                 "source": state.source.label,
                 "location": state.location,
                 **state.fingerprint._asdict(),
-                "options_hash": sources.options_hash(state.source),
+                "options_hash": sources.options_hash(state.location, state.source),
                 "n_structures": state.n_before + len(state.index),
                 "species": state.species,
             }

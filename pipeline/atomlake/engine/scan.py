@@ -54,7 +54,7 @@ def locations(
 
     A location that as a whole cannot be read counts as one record, set aside with its
     reason; structures that the lake has of it stay, and the next run tries again.
-    ``on_work`` is called before the first location that has to be indexed is.
+    ``on_work`` is called as soon as a location is known to need indexing.
 
     Raises
     ------
@@ -64,8 +64,11 @@ def locations(
     wants_species = any(e.scans_species for e in recipe.entries_for(source))
     for location in sources.expand(source):
         reader = sources.reader(location, source, scratch, recipe.limits.guard)
-        before = known.fingerprint(source.label, location, sources.options_hash(source))
+        options = sources.options_hash(location, source)
+        before = known.fingerprint(source.label, location, options)
         species = known.species(source.label, location)
+        if before is None:
+            on_work()
         try:
             now = reader.fingerprint(before)
             is_reflected = (

@@ -64,11 +64,12 @@ def get(name: str) -> type[Reader]:
     )
 
 
-def options_hash(source: Source) -> str:
-    """Hash of what decides, beside the content of its locations, what a source gives."""
-    versions = {name: get(name).version for name in names()}
+def options_hash(location: str, source: Source) -> str:
+    """Hash of what decides, beside the content of a location, what the location gives."""
+    reader_class = _reader_class(location, source)
+    read_as = f"{reader_class.format} {reader_class.version}"
     labels = source.labels.model_dump_json()
-    options = f"{versions} {source.format} {source.select} {labels}"
+    options = f"{read_as} {source.format} {source.select} {labels}"
     return hashlib.blake2b(options.encode(), digest_size=16).hexdigest()
 
 
