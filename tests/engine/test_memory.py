@@ -16,7 +16,7 @@ from ase.io import write
 from atomlake import descriptors
 from atomlake.engine import memory
 from atomlake.engine.events import WorkerMessage
-from atomlake.engine.run import preview
+from atomlake.engine.run import preview, run
 from atomlake.engine.tasks import run_unit
 from atomlake.engine.units import too_large_for_worker
 from atomlake.lake import Lake, layout
@@ -120,6 +120,19 @@ def _recipe(folder, wanted, memory_per_worker):
     )
 
 
+def _run(folder, wanted, memory_per_worker):
+    """Run a recipe as a user does; return its counts. No worker may have died."""
+    path = folder / "recipe.yaml"
+    recipe = _recipe(folder, wanted, memory_per_worker)
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True)))
+    command = [sys.executable, "-m", "atomlake", "run", str(path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "died" not in done.stderr
+    assert "budget" not in done.stderr
+    return json.loads(done.stdout)
+
+
 @pytest.mark.slow
 def test_thirty_thousand_atoms_among_molecules_kill_nobody(tmp_path):
     """A worker of 1 GB computes them in blocks of rows, and is not given what it cannot do."""
@@ -127,27 +140,50 @@ def test_thirty_thousand_atoms_among_molecules_kill_nobody(tmp_path):
     molecules = [molecule("H2O") for _ in range(60)]
     write(tmp_path / "s.xyz", [*molecules[:30], large, *molecules[30:]])
     functions = {"kind": "symmetry_functions", "gradients": "pairs", "parameters": FUNCTIONS}
-
-    def run(wanted):
-        path = tmp_path / "recipe.yaml"
-        recipe = _recipe(tmp_path, wanted, "1GB").model_dump(mode="json", exclude_defaults=True)
-        path.write_text(yaml.safe_dump(recipe))
-        command = [sys.executable, "-m", "atomlake", "run", str(path), "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
-        assert done.returncode == 0, done.stderr
-        assert "died" not in done.stderr
-        assert "budget" not in done.stderr
-        return json.loads(done.stdout)
-
-    counts = run([functions])
+    counts = _run(tmp_path, [functions], "1GB")
     assert counts["set_aside"] == {}
     assert counts["n_structures"] == 61
     assert 0 < counts["worker_peak_nbytes"] <= counts["worker_projected_nbytes"] < 10**9
-    assert run([functions, _averaged_gradients()])["set_aside"] == {"too_large_for_worker": 1}
+    counts = _run(tmp_path, [functions, _averaged_gradients()], "1GB")
+    assert counts["set_aside"] == {"too_large_for_worker": 1}
     lake = Lake.open(tmp_path / "lake")
     assert len(lake.features("symmetry_functions").structure_id) == 61
     assert len(lake.features("soap").structure_id) == 60
     assert not verify(lake).problems
+
+
+@pytest.mark.slow
+def test_a_part_with_lists_larger_than_a_worker_is_computed_within_its_memory(tmp_path):
+    """Lists of 1 GB in a worker of 1 GB, most of which is for its libraries."""
+    _write_diamonds(tmp_path, 100)
+    _run(tmp_path, [], "1GB")
+    counts = _run(tmp_path, _two_lists(), "1GB")
+    assert counts["set_aside"] == {}
+    assert counts["n_structures"] == 100
+    assert 0 < counts["worker_peak_nbytes"] <= counts["worker_projected_nbytes"] < 10**9
+    lake = Lake.open(tmp_path / "lake")
+    assert len(lake.catalogue.parts().collect()) == 1
+    assert not verify(lake).problems
+
+
+def _write_diamonds(folder, n_structures):
+    """Write crystals that are denser than the planner takes those of a part for."""
+    crystals = [bulk("C", cubic=True) * (5, 5, 5) for _ in range(n_structures)]
+    for i, crystal in enumerate(crystals):
+        crystal.rattle(0.05, seed=i)
+    write(folder / "s.xyz", crystals, format="extxyz")
+
+
+def _two_lists():
+    """Two descriptors whose lists, nearly the same, are in memory together: 10 kB for an atom."""
+    return [
+        {
+            "kind": "symmetry_functions",
+            "gradients": gradients,
+            "parameters": FUNCTIONS | {"species": ["C"], "cutoff": cutoff, "dtype": "float32"},
+        }
+        for gradients, cutoff in (("pairs", 5.0), ("none", 4.99))
+    ]
 
 
 # ----- The projection against what every descriptor takes
@@ -159,7 +195,13 @@ def measured(folder):
         for average in {"none", "inner"} & set(kind.averages):
             forms = ["none", "summed", "pairs"] if kind.gradients else ["none"]
             for form in forms:
-                print(json.dumps(_measured(folder, kind, average, form)), flush=True)
+                what = f"{kind.kind}, average {average}, gradients {form}"
+                _tell(what, _measured(folder, kind, average, form))
+    _tell("a part in pieces", _measured_in_pieces(folder))
+
+
+def _tell(what, taken):
+    print(json.dumps({"what": what} | taken), flush=True)
 
 
 def _measured(folder, kind, average, form):
@@ -180,16 +222,32 @@ def _measured(folder, kind, average, form):
         crystal.pbc = kind.kind != "coulomb_matrix"
         write(folder / "s.xyz", crystal, format="extxyz")
         recipe = _recipe(folder, [entry], "40GB")
-        lake = Lake.create(recipe.lake)
-        (unit,) = preview(recipe).units
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        memory.forget_peak()
-        before = memory.peak()
-        record = run_unit(str(lake.path), unit, recipe.limits)
-        assert not record.set_aside
-        assert len(record.features) == 1
+        Lake.create(recipe.lake)
+        taken = _taken(recipe)
+    return taken
+
+
+def _measured_in_pieces(folder):
+    """Measure a unit whose lists take more than twice what a worker of 1 GB has for them."""
+    for n_structures in (1, 100):
+        place = folder / f"{n_structures} diamonds"
+        place.mkdir()
+        _write_diamonds(place, n_structures)
+        run(_recipe(place, [], "1GB"), executor="synchronous")
+        taken = _taken(_recipe(place, _two_lists(), "1GB"))
+    return taken
+
+
+def _taken(recipe):
+    """Do the only unit of a recipe; return what it was projected to take, and what it took."""
+    (unit,) = preview(recipe).units
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    memory.forget_peak()
+    before = memory.peak()
+    record = run_unit(recipe.lake, unit, recipe.limits)
+    assert not record.set_aside
+    assert len(record.features) == len(recipe.descriptors)
     return {
-        "what": f"{kind.kind}, average {average}, gradients {form}",
         "projected": record.projected_nbytes - memory.PROCESS_NBYTES,
         "measured": record.peak_nbytes - before,
     }

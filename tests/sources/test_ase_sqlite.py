@@ -248,6 +248,15 @@ def test_another_table_of_that_name_is_refused(look_at, tmp_path):
         look_at(tmp_path / "a.db")
 
 
+def test_a_schema_whose_names_are_no_text_is_a_reason(look_at, database):
+    """SQLite repeats the name in its message, which Python then cannot decode."""
+    content = database.read_bytes()
+    assert content.count(b"unique_id TEXT") == 1
+    database.write_bytes(content.replace(b"unique_id TEXT", b"unique\xffid TEXT"))
+    with pytest.raises(SourceError, match=r"crystals\.db cannot be read: .*can't decode byte 0xff"):
+        look_at(database)
+
+
 def test_damaged_pages_never_raise_anything_else(look_at, tmp_path, rng):
     path = tmp_path / "many.db"
     with ase.db.connect(path) as connection:
