@@ -250,9 +250,10 @@ def test_another_table_of_that_name_is_refused(look_at, tmp_path):
 
 def test_a_schema_whose_names_are_no_text_is_a_reason(look_at, database):
     """SQLite repeats the name in its message, which Python then cannot decode."""
+    index = b"ON systems(unique_id)"
     content = database.read_bytes()
-    assert content.count(b"unique_id TEXT") == 1
-    database.write_bytes(content.replace(b"unique_id TEXT", b"unique\xffid TEXT"))
+    assert index in content
+    database.write_bytes(content.replace(index, b"ON systems(unique\xffid)"))
     with pytest.raises(SourceError, match=r"crystals\.db cannot be read: .*can't decode byte 0xff"):
         look_at(database)
 
