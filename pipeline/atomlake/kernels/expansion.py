@@ -384,8 +384,8 @@ def expand(
                 _radial_functions(expansion, environment, p + k, k, has_gradient)
             _add_neighbours(expansion, environment, p, n, slot, width, has_gradient)
             if has_strain:
-                for k in range(n):
-                    _add_strain(expansion, environment, p + k, k, slot, width)
+                for k in range(0, n, 2):
+                    _add_strain(expansion, environment, p, k, n, slot, width)
     return n_slots
 
 
@@ -634,47 +634,74 @@ def _add_neighbours(
 
 @inlined
 def _add_strain(
-    expansion: Expansion, environment: Environment, p: int, k: int, slot: int, width: int
+    expansion: Expansion,
+    environment: Environment,
+    p: int,
+    k: int,
+    n_pairs: int,
+    slot: int,
+    width: int,
 ) -> None:
-    """Add d c / d r_a · r_b of sorted pair ``p``, its share of d c / d strain_ab.
+    """Add d c / d r_a · r_b of the sorted pairs ``p + k`` and ``p + k + 1``.
 
-    With r the distance, ``r level`` is the value, in row ``k`` of ``values``.
+    That is their share of d c / d strain_ab. With r the distance, ``r level`` is the value, of
+    which ``values`` has the rows of ``n_pairs`` pairs from ``p`` on.
     """
     padded = expansion.n_padded
     n_radial = (expansion.l_max + 1) * padded
     n_harmonics = (expansion.l_max + 1) ** 2
     harmonics = environment.harmonics
+    directions = environment.directions
+    values = environment.values
     strain = environment.strain
-    at = p // LANES * 3 * LANES + p % LANES
-    ux = environment.directions[at]
-    uy = environment.directions[at + LANES]
-    uz = environment.directions[at + 2 * LANES]
-    x = broadcast(ux)
-    y = broadcast(uy)
-    z = broadcast(uz)
-    r = broadcast(environment.distances[p])
+    # Two pairs share the loads and stores of the sums. One that is missing counts as the last one,
+    # times zero.
+    q = p + k
+    next_k = min(k + 1, n_pairs - 1)
+    next_q = p + next_k
+    has_next = 1.0 if next_k > k else 0.0
+    at = q // LANES * 3 * LANES + q % LANES
+    x = broadcast(directions[at])
+    y = broadcast(directions[at + LANES])
+    z = broadcast(directions[at + 2 * LANES])
+    r = broadcast(environment.distances[q])
+    at = next_q // LANES * 3 * LANES + next_q % LANES
+    next_x = broadcast(directions[at])
+    next_y = broadcast(directions[at + LANES])
+    next_z = broadcast(directions[at + 2 * LANES])
+    next_r = broadcast(environment.distances[next_q])
     size = n_harmonics * width
     gradient = n_harmonics * LANES
-    pair_harmonics = p // LANES * 4 * gradient + p % LANES
+    pair_harmonics = q // LANES * 4 * gradient + q % LANES
+    next_harmonics = next_q // LANES * 4 * gradient + next_q % LANES
     for l in range(expansion.l_max + 1):
-        for n in range(0, padded, LANES):
-            slope = r * load(environment.radial, 2 * p * n_radial + l * padded + n)
-            level = load(environment.values, k * n_radial + l * padded + n)
+        for n in range(l * padded, (l + 1) * padded, LANES):
+            slope = r * load(environment.radial, 2 * q * n_radial + n)
+            level = load(values, k * n_radial + n)
+            next_slope = next_r * load(environment.radial, 2 * next_q * n_radial + n)
+            next_level = load(values, next_k * n_radial + n)
+            next_slope = has_next * next_slope
+            next_level = has_next * next_level
             for lm in range(l * l, (l + 1) * (l + 1)):
                 h = pair_harmonics + lm * LANES
-                value = broadcast(harmonics[h]) * slope
-                along_x = x * value + broadcast(harmonics[h + gradient]) * level
-                along_y = y * value + broadcast(harmonics[h + 2 * gradient]) * level
-                along_z = z * value + broadcast(harmonics[h + 3 * gradient]) * level
-                i = lm * width + slot * padded + n
-                store(strain, i, load(strain, i) + along_x * x)
+                value = harmonics[h] * slope
+                along_x = x * value + harmonics[h + gradient] * level
+                along_y = y * value + harmonics[h + 2 * gradient] * level
+                along_z = z * value + harmonics[h + 3 * gradient] * level
+                h = next_harmonics + lm * LANES
+                value = harmonics[h] * next_slope
+                next_along_x = next_x * value + harmonics[h + gradient] * next_level
+                next_along_y = next_y * value + harmonics[h + 2 * gradient] * next_level
+                next_along_z = next_z * value + harmonics[h + 3 * gradient] * next_level
+                i = lm * width + slot * padded + n - l * padded
+                store(strain, i, load(strain, i) + along_x * x + next_along_x * next_x)
                 i += size
-                store(strain, i, load(strain, i) + along_x * y)
+                store(strain, i, load(strain, i) + along_x * y + next_along_x * next_y)
                 i += size
-                store(strain, i, load(strain, i) + along_x * z)
+                store(strain, i, load(strain, i) + along_x * z + next_along_x * next_z)
                 i += size
-                store(strain, i, load(strain, i) + along_y * y)
+                store(strain, i, load(strain, i) + along_y * y + next_along_y * next_y)
                 i += size
-                store(strain, i, load(strain, i) + along_y * z)
+                store(strain, i, load(strain, i) + along_y * z + next_along_y * next_z)
                 i += size
-                store(strain, i, load(strain, i) + along_z * z)
+                store(strain, i, load(strain, i) + along_z * z + next_along_z * next_z)
