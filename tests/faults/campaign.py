@@ -144,7 +144,7 @@ def in_child(work: Callable[[], None], log: Path) -> int:
 
 
 def wait_for(child: int, log: Path) -> bool:
-    """Wait for a child; whether it was killed.
+    """Wait for a child; whether it was killed. It does not survive the waiting.
 
     Raises
     ------
@@ -152,15 +152,17 @@ def wait_for(child: int, log: Path) -> bool:
         If it failed, or hangs.
     """
     end = time.monotonic() + PATIENCE
-    while True:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            break
-        if time.monotonic() > end:
+    found = status = 0
+    try:
+        while not found:
+            if time.monotonic() > end:
+                raise Failure(f"a run hangs for more than {PATIENCE} s")
+            time.sleep(0.005)
+            found, status = os.waitpid(child, os.WNOHANG)
+    finally:
+        if not found:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            raise Failure(f"a run hangs for more than {PATIENCE} s")
-        time.sleep(0.005)
     if os.WIFSIGNALED(status):
         return True
     if os.waitstatus_to_exitcode(status):
@@ -568,7 +570,11 @@ def main(
 ) -> None:
     """Kill runs in every way there is; print the counts as JSON; fail if anything was lost."""
     started = time.monotonic()
+    # As an interrupt does, it ends every `with` and `finally`, and so children and folder.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     folder = Path(tempfile.mkdtemp(prefix="atomlake-faults-"))
+    # What dead workers leave among temporary files goes with the folder.
+    os.environ["TMPDIR"] = str(folder)
     campaign = Campaign(folder, structures, seed)
     failures = []
     try:
