@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.14 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test slow faults bench bench-peers clean
+.PHONY: quickstart test slow services faults fuzz bench bench-peers clean
 
 # The main job: the recipe of the README, on structures that ship inside ase.
 quickstart: $(VENV)/installed
@@ -31,6 +31,12 @@ services: $(VENV)/installed-test
 # Kill runs at every point and at random times; prints the counts.
 faults: $(VENV)/installed-test
 	$(BIN)/python -W ignore tests/faults/campaign.py
+
+# Inputs that coverage leads to, two minutes for each parser; prints their number.
+fuzz: $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet --editable ".[fuzz]"
+	$(BIN)/python -W ignore tests/faults/fuzz.py extxyz 120 build/fuzz/extxyz
+	$(BIN)/python -W ignore tests/faults/fuzz.py recipe 120 build/fuzz/recipe
 
 bench: $(VENV)/installed-test
 	$(BIN)/python benchmarks/pipeline.py
