@@ -368,6 +368,7 @@ def add_pairs(
     for i in range(first, last):
         structure, feature_row, own_row, own_species = _centre(i, first, atoms, term, output)
         n, _ = _gather(i, first, cutoff, cutoff, atoms, pairs, output.is_local, scratch)
+        _weigh(term.weighting, n, scratch.r, scratch.side, scratch.side_slope)
         n_gaussians = 0
         for j in range(n):
             if scratch.row[j] < own_row:
@@ -376,13 +377,12 @@ def add_pairs(
             factor = output.factors[structure * output.n_channels + channel]
             if scratch.row[j] == own_row:
                 factor *= 0.5
-            side, scratch.side_slope[j] = _side(term.weighting, scratch.r[j])
             scratch.side_slope[j] *= factor
             scratch.value[n_gaussians] = 1.0 / scratch.r[j] if is_inverse else scratch.r[j]
-            scratch.weight[n_gaussians] = factor * side
+            scratch.weight[n_gaussians] = factor * scratch.side[j]
             scratch.channel[n_gaussians] = channel
             scratch.place[n_gaussians] = j
-            n_gaussians += side > 0.0
+            n_gaussians += scratch.side[j] > 0.0
         if not (has_positions or has_strain):
             _add_moments(n_gaussians, term.bins, scratch)
             if output.is_local or _is_last(i, first, last, atoms):
@@ -437,12 +437,17 @@ def add_triples(
     for i in range(first, last):
         structure, feature_row, own_row, own_species = _centre(i, first, atoms, term, output)
         n_near, n = _gather(i, first, cutoff, reach, atoms, pairs, output.is_local, scratch)
-        for j in range(n):
-            scratch.side[j], scratch.side_slope[j] = _side(term.weighting, scratch.r[j])
+        _weigh(term.weighting, n, scratch.r, scratch.side, scratch.side_slope)
         for j in range(n_near):
             n_others = _list_others(j, n, limit, scratch)
             if is_closed or output.is_local:
-                _weigh_thirds(term.weighting, n_others, scratch)
+                _weigh(
+                    term.weighting,
+                    n_others,
+                    scratch.third,
+                    scratch.third_side,
+                    scratch.third_slope,
+                )
             for corner in range(3 if output.is_local else 1):
                 n_gaussians = 0
                 for t in range(n_others):
@@ -596,10 +601,7 @@ def _centre(
 
 @inlined
 def _side(weighting: Weighting, r: float) -> tuple[float, float]:
-    """What a side of a given length counts for, and its derivative by the length."""
-    if weighting.function == EXPONENTIAL:
-        value = exponential(-weighting.parameter * r)
-        return value, -weighting.parameter * value
+    """What a side counts for that is not weighted exponentially, and its derivative."""
     if r >= weighting.cutoff:
         return 0.0, 0.0
     if weighting.function == INVERSE_SQUARE:
@@ -678,17 +680,17 @@ def _list_others(j: int, n: int, limit: float, scratch: Scratch) -> int:
 
 
 @inlined
-def _weigh_thirds(weighting: Weighting, n: int, scratch: Scratch) -> None:
-    """Say what the first n third sides count for."""
+def _weigh(weighting: Weighting, n: int, lengths: Floats, side: Floats, slope: Floats) -> None:
+    """Say what the first n of some sides count for, and its derivative by their lengths."""
     if weighting.function == EXPONENTIAL:
         rate = -weighting.parameter
         for t in range(0, n, LANES):
-            value = exponential(load(scratch.third, t) * rate)
-            store(scratch.third_side, t, value)
-            store(scratch.third_slope, t, value * rate)
+            value = exponential(load(lengths, t) * rate)
+            store(side, t, value)
+            store(slope, t, value * rate)
     else:
         for t in range(n):
-            scratch.third_side[t], scratch.third_slope[t] = _side(weighting, scratch.third[t])
+            side[t], slope[t] = _side(weighting, lengths[t])
 
 
 @inlined
