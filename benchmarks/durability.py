@@ -48,7 +48,7 @@ def main(structures: int, parts: int, repeats: int, folder: Path | None) -> None
                 # The first run of each loads the kernels.
                 if repeat:
                     seconds[durable].append(time.perf_counter() - started)
-                sizes = [stat.st_size for _, stat in layout.files(lake, layout.PARTS)]
+                sizes = [stored.nbytes for _, stored in layout.files(lake, layout.PARTS)]
                 n_files, nbytes = len(sizes), sum(sizes)
     plain, waiting = (statistics.median(seconds[durable]) for durable in (False, True))
     print(f"{structures} structures, {parts} parts, {n_files} files, {nbytes / 1e6:.0f} MB")
