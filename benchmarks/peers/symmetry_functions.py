@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import ase
@@ -18,16 +19,23 @@ RADIAL = [(eta, 0.0) for eta in np.logspace(-2, 0.5, 8).tolist()]
 ANGULAR = [(eta, zeta, sign) for eta in (0.003, 0.03) for zeta in (1, 4) for sign in (1, -1)]
 
 
-def descriptor(structures: list[ase.Atoms]) -> SymmetryFunctions:
+def descriptor(
+    structures: list[ase.Atoms], angular: Sequence[tuple[float, float, float]] = ANGULAR
+) -> SymmetryFunctions:
     """Return ours, with the conventions of DScribe."""
     return SymmetryFunctions.preset(
-        "dscribe", species=species_of(structures), cutoff=CUTOFF, g2=RADIAL, g4=ANGULAR
+        "dscribe", species=species_of(structures), cutoff=CUTOFF, g2=RADIAL, g4=angular
     )
 
 
 def ours(structures: list[ase.Atoms]) -> Atomlake:
     """Set up atomlake as the pipeline calls it."""
     return Atomlake(descriptor(structures), structures)
+
+
+def ours_radial(structures: list[ase.Atoms]) -> Atomlake:
+    """Set up the radial functions alone."""
+    return Atomlake(descriptor(structures, angular=()), structures)
 
 
 class InMemory(Atomlake):
@@ -53,6 +61,8 @@ class Dscribe(Code):
     # Its differences are finite, of 1e-4 Å.
     gradient_tolerance = 1e-5
 
+    angular: Sequence[tuple[float, float, float]] = ANGULAR
+
     def __init__(self, structures: list[ase.Atoms]) -> None:
         super().__init__(structures)
         self.functions = dscribe.descriptors.ACSF(
@@ -60,7 +70,7 @@ class Dscribe(Code):
             species=species_of(structures),
             periodic=bool(structures[0].pbc.any()),
             g2_params=RADIAL,
-            g4_params=ANGULAR,
+            g4_params=list(self.angular) or None,
         )
 
     def compute(self, quantity: str) -> Any:
@@ -87,7 +97,7 @@ class Dscribe(Code):
 
     def twin(self, quantity: str) -> Code:
         """Return what is timed: it has the conventions of DScribe."""
-        return ours(self.structures)
+        return Atomlake(descriptor(self.structures, self.angular), self.structures)
 
     def numbers(self, quantity: str) -> Array:
         """Return what DScribe returns, which is dense."""
@@ -99,6 +109,14 @@ class Dscribe(Code):
         return np.asarray(derivatives)
 
 
+class DscribeRadial(Dscribe):
+    """The radial functions alone."""
+
+    quantities = ("features",)
+    remark = ""
+    angular = ()
+
+
 FAMILIES = (
     Family(
         "symmetry functions",
@@ -107,6 +125,13 @@ FAMILIES = (
         {"features": 10.0, "positions": 10.0, "strain": 0.0},
         ours,
         (Dscribe,),
+    ),
+    Family(
+        "symmetry functions, radial alone",
+        "8 radial (G2) functions for each element, cutoff 6 Å",
+        {"features": 10.0},
+        ours_radial,
+        (DscribeRadial,),
     ),
     Family(
         "symmetry functions, in memory",
