@@ -61,6 +61,8 @@ _SLACK = 1e-6
 _PAGE = 512
 #: Images within reach that are remembered: for each atom on average, and in all.
 _FOUND_PER_ATOM, _MOST_FOUND = 64, 2**20
+#: Images of all structures together that are kept.
+_MOST_IMAGES = 2**17
 
 
 class Placed(NamedTuple):
@@ -93,7 +95,7 @@ class Placed(NamedTuple):
 
 
 class Images(NamedTuple):
-    """The images of one structure in the order of their bins: scratch space."""
+    """The images of a structure, or of all, in the order of their bins: scratch space."""
 
     sites: Floats
     """Rows x, y, z of the wrapped atom and of its translation, shape (6, capacity)."""
@@ -101,8 +103,12 @@ class Images(NamedTuple):
     """The atom, as an atom of the batch, shape (capacity,)."""
     shifts: Shifts
     """Cell shift of the image for a centre that was not wrapped, shape (capacity, 3)."""
+    are_kept: bool
+    """Whether every structure has a place of its own for its images."""
+    first_image: Integers
+    """Where the images of each structure begin, shape (n_structures,)."""
     bins: Shifts
-    """Bin of every image in the order of atoms and shifts, shape (capacity,)."""
+    """Bin of every image of one structure in the order of atoms and shifts."""
     bin_offsets: Integers
     """Images of bin ``b`` are ``bin_offsets[b]:bin_offsets[b + 1]``."""
     squares: Floats
@@ -133,17 +139,20 @@ def empty_placed(n_atoms: int, n_structures: int) -> Placed:
 
 
 def empty_images(placed: Placed, states: States) -> Images:
-    """Allocate scratch space for the largest structure that is ``FINE``.
+    """Allocate scratch space for the structures that are ``FINE``, or for the largest of them.
 
     What :func:`_search` reads and writes is one block from the start of a page on. A
     processor takes a load for dependent on an earlier store if the last twelve bits of their
     addresses agree; arrays wherever they happen to lie make searches slower by up to a half.
     """
     fine = states == FINE
-    capacity = n_padded(int(placed.n_images[fine].max(initial=0))) + LANES
+    n_images = np.where(fine, placed.n_images, 0)
+    largest, total = int(n_images.max(initial=0)), int(n_images.sum())
+    are_kept = total <= max(largest, _MOST_IMAGES)
+    capacity = n_padded(total if are_kept else largest) + LANES
     n_bins = int(placed.n_bins[fine].prod(axis=1).max(initial=0))
     # Those of one more atom always find room at the end.
-    n_found = min(_FOUND_PER_ATOM * len(placed.wrapped), _MOST_FOUND) + capacity
+    n_found = min(_FOUND_PER_ATOM * len(placed.wrapped), _MOST_FOUND) + n_padded(largest) + LANES
     doubles = np.empty(6 * capacity + n_found + n_found // 2 + _PAGE)
     start = -(doubles.ctypes.data // doubles.itemsize) % _PAGE
     sites, squares, found = np.split(doubles[start:], [6 * capacity, 6 * capacity + n_found])
@@ -151,7 +160,9 @@ def empty_images(placed: Placed, states: States) -> Images:
         sites=sites.reshape(6, capacity),
         atoms=np.empty(capacity, np.int64),
         shifts=np.empty((capacity, 3), np.int32),
-        bins=np.empty(capacity, np.int32),
+        are_kept=are_kept,
+        first_image=(np.cumsum(n_images) - n_images) * are_kept,
+        bins=np.empty(largest, np.int32),
         bin_offsets=np.empty(n_bins + 2, np.int64),
         squares=squares,
         found=found.view(np.int32),
@@ -427,6 +438,7 @@ def _list_images(placed: Placed, pbc: Flags, s: int, first: int, last: int, imag
     # starts, and after writing where it ends.
     for k in range(n_bins + 2):
         offsets[k] = 0
+    offsets[0] = offsets[1] = images.first_image[s]
     if n_bins > 1:
         _count_images(placed, pbc, s, first, last, images)
     lattices, transforms = placed.lattices, placed.transforms
@@ -653,7 +665,8 @@ def list_neighbours(
         if states[s] != FINE:
             continue
         first, last = structure_offsets[s], structure_offsets[s + 1]
-        _list_images(placed, pbc, s, first, last, images)
+        if not images.are_kept or last > images.n_remembered[0]:
+            _list_images(placed, pbc, s, first, last, images)
         for i in range(first, last):
             begin = end
             if i < images.n_remembered[0]:
