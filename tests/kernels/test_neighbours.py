@@ -14,6 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
+from atomlake.kernels import neighbours as kernels
 from atomlake.kernels.lanes import LANES
 from atomlake.neighbours import Neighbours, find_neighbours
 from atomlake.structures import COINCIDENT_DISTANCE, Structures, completed_cells, plane_spacings
@@ -247,9 +248,11 @@ def test_the_lattice_counts_whatever_cell_vectors_describe_it():
 # ----- What the list does not depend on
 
 
+@pytest.mark.parametrize("most_images", [2**17, 0])
 @pytest.mark.parametrize("cutoff", [5.0, 9.0])
-def test_a_structure_has_the_same_list_in_any_batch(cutoff):
-    """Where the batch fills the room for what was found, and where it does not."""
+def test_a_structure_has_the_same_list_in_any_batch(cutoff, most_images, monkeypatch):
+    """Where the batch fills the room for what was found, or for images, and where it does not."""
+    monkeypatch.setattr(kernels, "_MOST_IMAGES", most_images)
     systems = list(SYSTEMS.values())
     everything = neighbours_of(systems, cutoff)
     offsets = np.cumsum([0, *map(len, systems)])
