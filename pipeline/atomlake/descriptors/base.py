@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -687,12 +688,12 @@ def empty_rows(
 
 def cut(nbytes: NDArray[np.int64], max_nbytes: int) -> Iterator[tuple[int, int]]:
     """Cut rows of given sizes into runs of at most ``max_nbytes``, or of one larger row."""
-    ends = np.cumsum(nbytes)
+    ends = np.cumsum(nbytes).tolist()
     first, before = 0, 0
     while first < len(ends):
-        last = max(int(np.searchsorted(ends, before + max_nbytes, side="right")), first + 1)
+        last = max(bisect_right(ends, before + max_nbytes), first + 1)
         yield first, last
-        first, before = last, int(ends[last - 1])
+        first, before = last, ends[last - 1]
 
 
 def _refuse(problems: Sequence[SetAside | None]) -> None:

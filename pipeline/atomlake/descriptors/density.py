@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -267,14 +267,9 @@ def room(expansion: Expansion, neighbours: Neighbours, rows: Rows) -> Memory:
     return empty_environment(expansion, neighbours.max_count, has_gradient, has_strain)
 
 
-@contextmanager
-def exact_rows(expansion: Expansion, rows: Rows) -> Iterator[Rows]:
+def exact_rows(expansion: Expansion, rows: Rows) -> AbstractContextManager[Rows]:
     """Give rows to write to; in double precision where kernels sum up a pair's row in them."""
-    if expansion.n_repeats == 1:
-        yield rows
-    else:
-        with in_double_precision(rows) as exact:
-            yield exact
+    return nullcontext(rows) if expansion.n_repeats == 1 else in_double_precision(rows)
 
 
 @contextmanager
