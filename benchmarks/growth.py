@@ -27,6 +27,7 @@ import uuid
 from dataclasses import replace
 from itertools import batched
 from pathlib import Path
+from random import uniform
 from typing import Any
 
 import dask
@@ -350,6 +351,8 @@ def _tell_plan(what: str, found: dict[str, Any], n: int) -> None:
 def measure_scheduler(n_workers: int, seconds: float, n_structures: int, rounds: int) -> None:
     """Let the engine submit tasks that sleep to many workers, and publish what they return.
 
+    No two tasks of a real run take equally long, so each of these sleeps for half to one and a
+    half times ``seconds``: otherwise a thousand workers would all come at the same moment.
     The scheduler, the driver and its commits are in this process, as in a real run; the workers
     are dask's own, with a thread each, all in one other process. Prints for how much of the
     time a worker waits between two tasks, and what a task costs this process.
@@ -373,12 +376,14 @@ def measure_scheduler(n_workers: int, seconds: float, n_structures: int, rounds:
             publisher = _Publisher(lake, plan, "sleep", lambda event: None)
             cpu, start, before = time.process_time(), time.time(), peak_nbytes()
             spans: dict[str, list[tuple[float, float]]] = {}
+            slept = 0.0
             for unit, result in on_cluster(
                 client, units, str(lake.path), Limits(), n_workers, 10**9, lambda event: None
             ):
                 assert isinstance(result, UnitRecord), result
                 span = result.seconds["start"], result.seconds["stop"]
                 spans.setdefault(result.part.path, []).append(span)
+                slept += result.seconds["sleep"]
                 publisher.take(unit, result)
             publisher.flush()
             wall, cpu = time.time() - start, time.process_time() - cpu
@@ -387,9 +392,11 @@ def measure_scheduler(n_workers: int, seconds: float, n_structures: int, rounds:
             sleepers.wait()
     working = [max(b for _, b in span) - min(a for a, _ in span) for span in spans.values()]
     n_gaps = len(units) - len(spans)
-    waited = (sum(working) - len(units) * seconds) / n_gaps
-    print(f"\n{n_workers:,} workers, {len(units):,} tasks of {seconds:g} s, each with "
-          f"{n_structures:,} structures to publish")  # fmt: skip
+    waited = (sum(working) - slept) / n_gaps
+    print(
+        f"\n{n_workers:,} workers, {len(units):,} tasks of {seconds / 2:g} to {1.5 * seconds:g} s, "
+        f"each with {n_structures:,} structures to publish"
+    )
     print(f"  between two tasks a worker waits {1e3 * waited:.0f} ms: {waited / seconds:.2%}")
     print(
         f"  from the first submission to the last commit {wall:.1f} s, "
@@ -450,12 +457,13 @@ def start_sleepers(address: str, n_workers: int, seconds: float) -> None:
         with lock:
             if not records:
                 records[0] = pretended(piece, unit)
-        time.sleep(max(0.0, start + seconds - time.time()))
+        sleep = seconds * uniform(0.5, 1.5)
+        time.sleep(max(0.0, start + sleep - time.time()))
         part_id = uuid.uuid4().hex
         return replace(
             records[0],
             part=parts.PartRecord(part_id, get_worker().name, len(piece), 0, (), ()),
-            seconds={"start": start, "stop": time.time()},
+            seconds={"start": start, "stop": time.time(), "sleep": sleep},
         )
 
     async def serve() -> None:
