@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from atomlake import sources
 from atomlake.clusters.base import DASK_SETTINGS
+from atomlake.clusters.local import Local
 from atomlake.descriptors.base import Descriptor
 from atomlake.engine import tasks
 from atomlake.engine.execute import on_cluster
@@ -378,7 +379,12 @@ def measure_scheduler(n_workers: int, seconds: float, n_structures: int, rounds:
             spans: dict[str, list[tuple[float, float]]] = {}
             slept = 0.0
             for unit, result in on_cluster(
-                client, units, str(lake.path), Limits(), n_workers, 10**9, lambda event: None
+                client,
+                units,
+                str(lake.path),
+                Limits(),
+                Local(workers=n_workers, memory="1GB"),
+                lambda event: None,
             ):
                 assert isinstance(result, UnitRecord), result
                 span = result.seconds["start"], result.seconds["stop"]

@@ -49,6 +49,18 @@ SOAP = {
     "sigma": 0.5,
     "dtype": "float32",
 }
+#: Angles around each atom: much to compute, little to write.
+ANGLES = {
+    "species": ["Nb", "Mo", "Ta", "W"],
+    "terms": [
+        {
+            "geometry": "cosine",
+            "grid": {"start": -1.0, "stop": 1.0, "n_bins": 100, "sigma": 0.05},
+            "weighting": {"function": "exp", "scale": 0.5, "threshold": 1e-3},
+        }
+    ],
+    "dtype": "float32",
+}
 
 
 class Case(NamedTuple):
@@ -65,6 +77,9 @@ CASES = {
         "snap_mvl/NbMoTaW.extxyz.xz",
         6,
         {"kind": "soap", "parameters": SOAP, "gradients": {"positions": "pairs"}},
+    ),
+    "NbMoTaW, LMBTR of angles": Case(
+        "snap_mvl/NbMoTaW.extxyz.xz", 1, {"kind": "lmbtr", "parameters": ANGLES}
     ),
     "perov_5_val, weighted symmetry functions": Case(
         "cdvae_perov5_carbon24/perov_5_val.extxyz.xz",

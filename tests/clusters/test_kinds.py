@@ -1,5 +1,6 @@
 """Every kind of cluster: strict settings, a script without starting anything, encryption."""
 
+import os
 import re
 import subprocess
 from datetime import timedelta
@@ -9,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from atomlake import clusters
+from atomlake.clusters import local
 from atomlake.clusters.batch import Batch
 from atomlake.clusters.certificates import Certificates, issued
 from atomlake.errors import ClusterError, RecipeError
@@ -136,3 +138,16 @@ def test_no_answer_is_told(monkeypatch):
     nobody = clusters.get("address")(scheduler="tcp://127.0.0.1:9")
     with pytest.raises(ClusterError, match="no scheduler answers at"), nobody.open():
         pass
+
+
+def test_a_nanny_that_gives_up_is_replaced(monkeypatch):
+    lost = {"distributed.deploy.lost-worker-timeout": "1 s"}
+    monkeypatch.setattr(local, "LOCAL_SETTINGS", local.LOCAL_SETTINGS | lost)
+    cluster = local.Local(workers=1, memory="1GB", dashboard=False)
+    with cluster.open() as client:
+        (before,) = client.scheduler_info()["workers"]
+        (nanny,) = client.cluster.workers.values()
+        client.sync(nanny.close)
+        assert client.submit(os.getpid).result(timeout=60) != os.getpid()
+        (after,) = client.scheduler_info()["workers"]
+    assert after != before

@@ -187,10 +187,11 @@ def test_units_whose_jobs_are_lost_are_never_set_aside(database, monkeypatch, n_
     monkeypatch.setattr(execute, "_in_window", loses_its_job)
     monkeypatch.setattr(execute, "is_own_death", lambda client, death, deadline: False)
     client = SimpleNamespace(subscribe_topic=lambda topic, handler: None)
+    jobs = SimpleNamespace(n_workers=1, memory_per_worker=0, has_jobs=True)
     monkeypatch.setattr(
         execute,
         "in_this_process",
-        lambda units, lake, limits: execute.on_cluster(client, units, lake, limits, 1, 0, print),
+        lambda units, lake, limits: execute.on_cluster(client, units, lake, limits, jobs, print),
     )
     outcome = database.run()
     assert outcome.is_complete is is_complete

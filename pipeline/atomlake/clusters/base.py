@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 #: Under this name workers send what they log to the driver.
 LOG_TOPIC = "atomlake-log"
 
+#: Seconds in which a nanny whose worker died has started another. Who does not see one by then
+#: takes the nanny for lost, too: a shorter time would end nannies at work.
+REVIVAL_SECONDS = 60.0
+
 #: A worker may die through no fault of its task (preemption, a neighbour on the node), so
 #: tasks survive some deaths; the bounded window keeps what one death can repeat small. Of a task
 #: that does not, the engine asks whether the nanny of its last worker lives; if so, it is tried
@@ -29,6 +33,7 @@ DASK_SETTINGS: dict[str, Any] = {
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.95,
     "distributed.worker.profile.enabled": False,
+    "distributed.deploy.lost-worker-timeout": f"{REVIVAL_SECONDS} s",
     "distributed.admin.tick.limit": "1h",
     "distributed.admin.large-graph-warning-threshold": "100MB",
     "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
@@ -50,6 +55,8 @@ class Cluster(BaseModel, ABC):
     #: Whether to open it while the work is planned: it takes about a second, and nobody else
     #: waits or pays for it.
     opens_early: ClassVar[bool] = False
+    #: Whether workers run in jobs that can end under them: cancelled, preempted, out of time.
+    has_jobs: ClassVar[bool] = True
 
     @property
     @abstractmethod

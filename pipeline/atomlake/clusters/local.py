@@ -28,6 +28,7 @@ class Local(Cluster):
     title: ClassVar[str] = "worker processes on this machine"
     example: ClassVar[dict[str, Any]] = {"workers": 4, "memory": "2GB"}
     opens_early: ClassVar[bool] = True
+    has_jobs: ClassVar[bool] = False
 
     workers: PositiveInt | Literal["auto"] = Field(
         default="auto", description="Number of worker processes; auto is one per usable core."
@@ -70,11 +71,15 @@ class Local(Cluster):
                 processes=True,
                 memory_limit=self.memory_per_worker,
                 host="127.0.0.1",
-                dashboard_address="127.0.0.1:0" if self.dashboard else None,
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": self.dashboard},
                 silence_logs="ERROR",
             ) as cluster,
             Client(cluster) as client,
         ):
+            # The number of workers is not set once but watched, so that one is replaced whose
+            # nanny gave up, or was ended because it had none at the wrong moment.
+            cluster.adapt(minimum=self.n_workers, maximum=self.n_workers, interval="5s")
             yield greet(client)
 
 

@@ -76,7 +76,6 @@ def settings_of(silence: str) -> dict[str, Any]:
         "distributed.comm.timeouts.tcp": silence,
         "distributed.comm.timeouts.connect": "60s",
         "distributed.scheduler.worker-ttl": "10 minutes",
-        "distributed.deploy.lost-worker-timeout": "5s",
         "distributed.worker.preload": PRELOAD,
     }
 

@@ -75,6 +75,8 @@ class Ssh(Remote):
                 {}, {"DASK_LOGGING__DISTRIBUTED": "info"} | self.environment
             )
             settings["distributed.nanny.pre-spawn-environ"] = environment
+            # Nobody would replace a nanny that dask takes for lost, and ends.
+            settings["distributed.deploy.lost-worker-timeout"] = "10000 days"
             if files:
                 settings |= files.settings()
             with dask.config.set(settings):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from atomlake.clusters.base import LOG_TOPIC
+from atomlake.clusters.base import LOG_TOPIC, REVIVAL_SECONDS, Cluster
 from atomlake.engine.events import Listener, WorkerMessage
 from atomlake.engine.tasks import UnitRecord, run_packed, run_unit
 from atomlake.engine.units import Unit, killed_worker
@@ -25,8 +25,6 @@ WINDOW_PER_WORKER = 3
 
 #: Tries that may end their workers in one run's search for the structures that do.
 MAX_DEATHS = 200
-#: Seconds in which a nanny whose worker died has started another.
-REVIVAL_SECONDS = 60.0
 #: Times that a unit is given to workers which are lost together with their nannies.
 MAX_LOSSES = 3
 
@@ -47,17 +45,15 @@ def on_cluster(
     units: Sequence[Unit],
     lake: str,
     limits: Limits,
-    n_workers: int,
-    memory_nbytes: int,
+    cluster: Cluster,
     tell: Listener,
 ) -> Iterator[Result]:
     """Do units on the workers of a cluster, the longest first, in a bounded window.
 
     The results are small records, taken and dropped one by one, so that neither the
     scheduler nor a worker holds more than the window. What workers log arrives between them.
-    There are ``n_workers`` with ``memory_nbytes`` each. Units that end their workers are tried
-    again, one at a time, when all others are done; units whose workers are lost with their jobs
-    are given to others.
+    Units that end their workers are tried again, one at a time, when all others are done; units
+    whose workers are lost with their jobs are given to others.
     """
     from distributed import KilledWorker
 
@@ -65,11 +61,14 @@ def on_cluster(
     client.subscribe_topic(LOG_TOPIC, lambda event: messages.put(WorkerMessage(**event[1])))
 
     def attempted(some: Sequence[Unit]) -> Iterator[Result]:
-        window = WINDOW_PER_WORKER * n_workers
+        window = WINDOW_PER_WORKER * cluster.n_workers
         for result in _in_window(client, some, lake, limits, window):
             while not messages.empty():
                 tell(messages.get())
             yield result
+
+    def is_own(death: KilledWorker, deadline: float) -> bool:
+        return not cluster.has_jobs or is_own_death(client, death, deadline)
 
     suspects: list[Unit] = []
     remaining: Sequence[Unit] = units
@@ -81,21 +80,21 @@ def on_cluster(
             else:
                 yield unit, result
         deadline = time.monotonic() + REVIVAL_SECONDS
-        is_own = [is_own_death(client, death, deadline) for _, death in killed]
-        suspects += [unit for (unit, _), own in zip(killed, is_own, strict=True) if own]
-        remaining = [unit for (unit, _), own in zip(killed, is_own, strict=True) if not own]
+        owns = [is_own(death, deadline) for _, death in killed]
+        suspects += [unit for (unit, _), own in zip(killed, owns, strict=True) if own]
+        remaining = [unit for (unit, _), own in zip(killed, owns, strict=True) if not own]
 
     def alone(unit: Unit) -> UnitRecord | BaseException:
         for _ in range(MAX_LOSSES):
             result: UnitRecord | BaseException
             ((_, result),) = attempted([unit])
             is_killed = isinstance(result, KilledWorker)
-            deadline = time.monotonic() + REVIVAL_SECONDS
-            if not is_killed or is_own_death(client, result, deadline):
+            if not is_killed or is_own(result, time.monotonic() + REVIVAL_SECONDS):
                 return result
         return lost_worker()
 
-    yield from without_fatal(suspects, alone, killed_worker(memory_nbytes), KilledWorker)
+    problem = killed_worker(cluster.memory_per_worker)
+    yield from without_fatal(suspects, alone, problem, KilledWorker)
     yield from ((unit, lost_worker()) for unit in remaining)
 
 

@@ -200,14 +200,11 @@ def _execute(
     if executor == "shares":
         return shares.records(plan.units, lake)
     client = opening.client()
-    n_workers = recipe.cluster.n_workers
-    tell(
-        ClusterStarted(
-            f"{n_workers} workers ({recipe.cluster.kind})", client.dashboard_link or None
-        )
-    )
-    memory = recipe.cluster.memory_per_worker
-    return execute.on_cluster(client, plan.units, where, limits, n_workers, memory, tell)
+    cluster = recipe.cluster
+    workers = f"{cluster.n_workers} workers ({cluster.kind})"
+    has_dashboard = getattr(cluster, "dashboard", True)
+    tell(ClusterStarted(workers, client.dashboard_link if has_dashboard else None))
+    return execute.on_cluster(client, plan.units, where, limits, cluster, tell)
 
 
 class _Opening:
