@@ -257,7 +257,7 @@ def fill_catalogue(lake: Path, n: int) -> None:
             [features_record(descriptor, part_id, len(at), 5 * len(at))], run_id="synthetic"
         )
     state = {"source": source.label, "location": source.path, **fingerprint._asdict()}
-    options = {"options_hash": sources.options_hash(source), "n_structures": n}
+    options = {"options_hash": sources.options_hash(source.path, source), "n_structures": n}
     catalogue.publish_sources(pl.DataFrame([state | options | {"run_id": "synthetic"}]))
 
 
