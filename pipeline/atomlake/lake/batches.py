@@ -315,12 +315,11 @@ class _Chunks:
             i, first = divmod(row, n)
             n_here = min(n - first, end - begin)
             here = out[begin : begin + n_here]
-            if array.copy(i, first, here):
-                pass
-            elif n_here == n:
-                array.chunk(i, here, once=True)
-            else:
-                here[...] = self._chunk(array, i)[first : first + n_here]
+            if not array.copy(i, first, here):
+                if n_here == n:
+                    array.chunk(i, here, once=True)
+                else:
+                    here[...] = self._chunk(array, i)[first : first + n_here]
             begin += n_here
             row += n_here
 
