@@ -65,11 +65,12 @@ ANGLES = {
 
 
 class Case(NamedTuple):
-    """A file, every how many of its structures, and a descriptor."""
+    """A file, every how many of its structures, a descriptor, how often the file is repeated."""
 
     file: str
     every: int
     entry: dict[str, Any]
+    times: int = 1
 
 
 CASES = {
@@ -78,6 +79,9 @@ CASES = {
         "snap_mvl/NbMoTaW.extxyz.xz",
         6,
         {"kind": "soap", "parameters": SOAP, "gradients": {"positions": "pairs"}},
+    ),
+    "NbMoTaW 6 times, SOAP": Case(
+        "snap_mvl/NbMoTaW.extxyz.xz", 1, {"kind": "soap", "parameters": SOAP}, times=6
     ),
     "NbMoTaW, LMBTR of angles": Case(
         "snap_mvl/NbMoTaW.extxyz.xz", 1, {"kind": "lmbtr", "parameters": ANGLES}
@@ -175,7 +179,7 @@ def measure(name: str, case: Case, data: Path) -> float:
 def source_file(case: Case, data: Path, folder: Path) -> Path:
     """Write the structures of a case to a plain file, which ase and atomlake both read as it is."""
     with lzma.open(data / case.file, "rt", encoding="utf-8") as stream:
-        lines = stream.readlines()
+        lines = case.times * stream.readlines()
     target = folder / "structures.extxyz"
     first = number = 0
     with target.open("w", encoding="utf-8") as stream:
