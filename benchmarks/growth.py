@@ -462,13 +462,13 @@ def start_sleepers(address: str, n_workers: int, seconds: float) -> None:
         with lock:
             if not records:
                 records[0] = pretended(piece, unit)
-        sleep = seconds * uniform(0.5, 1.5)
-        time.sleep(max(0.0, start + sleep - time.time()))
+        duration = seconds * uniform(0.5, 1.5)
+        time.sleep(max(0.0, start + duration - time.time()))
         part_id = uuid.uuid4().hex
         return replace(
             records[0],
             part=parts.PartRecord(part_id, get_worker().name, len(piece), 0, (), ()),
-            seconds={"start": start, "stop": time.time(), "sleep": sleep},
+            seconds={"start": start, "stop": time.time(), "sleep": duration},
         )
 
     async def serve() -> None:

@@ -28,14 +28,16 @@ def descriptor(
     )
 
 
-def ours(structures: list[ase.Atoms]) -> Atomlake:
+def ours(
+    structures: list[ase.Atoms], angular: Sequence[tuple[float, float, float]] = ANGULAR
+) -> Atomlake:
     """Set up atomlake as the pipeline calls it."""
-    return Atomlake(descriptor(structures), structures)
+    return Atomlake(descriptor(structures, angular), structures)
 
 
 def ours_radial(structures: list[ase.Atoms]) -> Atomlake:
     """Set up the radial functions alone."""
-    return Atomlake(descriptor(structures, angular=()), structures)
+    return ours(structures, angular=())
 
 
 class InMemory(Atomlake):
@@ -97,7 +99,7 @@ class Dscribe(Code):
 
     def twin(self, quantity: str) -> Code:
         """Return what is timed: it has the conventions of DScribe."""
-        return Atomlake(descriptor(self.structures, self.angular), self.structures)
+        return ours(self.structures, self.angular)
 
     def numbers(self, quantity: str) -> Array:
         """Return what DScribe returns, which is dense."""

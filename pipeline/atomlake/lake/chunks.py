@@ -181,7 +181,7 @@ class _File:
             nbytes = self._bytes.nbytes
         except OSError as error:
             raise damaged(lake, path, f"{type(error).__name__}: {error.strerror}") from error
-        self._known: bytearray | None = None
+        self._known = bytearray()  # of an object nothing is kept
         if isinstance(self._bytes, _LocalBytes):
             self._known = files.known((path, *self._bytes.identity), n_chunks or 1)
         if n_chunks is None or size is None:
@@ -196,9 +196,9 @@ class _File:
         first, nbytes = self._places[i]
         if first == _ABSENT:
             raise damaged(self.lake, self.path, f"chunk {i} was never written")
-        is_known = once and self._known is not None and self._known[i] != _UNKNOWN
+        is_known = once and bool(self._known) and self._known[i] != _UNKNOWN
         content = self._checked(first, nbytes, f"chunk {i}", compare=not is_known)
-        if self._known is not None and not is_known and len(content) >= _HEADER_NBYTES:
+        if self._known and not is_known and len(content) >= _HEADER_NBYTES:
             self._known[i] = _PLAIN if content[2] & _PLAIN_BIT else _COMPARED
         return content
 
@@ -206,7 +206,7 @@ class _File:
         """Fill ``out`` from byte ``start`` of a chunk's rows on, if they are known to be plain."""
         first, nbytes = self._places[i]
         if (
-            self._known is None
+            not isinstance(self._bytes, _LocalBytes)
             or self._known[i] != _PLAIN
             or nbytes != _HEADER_NBYTES + chunk_nbytes + _CRC_NBYTES
         ):
@@ -262,12 +262,6 @@ class _Object:
         self._path = path
         content, self.nbytes = path.tail(n_last)
         self._held = (self.nbytes - len(content), content)
-
-    def read_into(self, out: Array, first: int) -> int:
-        """Fill an array from a position on; return how many bytes there were."""
-        content = self.read(out.nbytes, first)
-        memoryview(out).cast("B")[: len(content)] = content
-        return len(content)
 
     def read(self, nbytes: int, first: int) -> bytes:
         """Read bytes from a position on; fewer where the object ends."""
