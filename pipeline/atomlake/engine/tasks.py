@@ -36,6 +36,7 @@ from atomlake.kernels.compiled import load, warm_up
 from atomlake.lake import layout, parts
 from atomlake.neighbours import Neighbours, find_neighbours
 from atomlake.recipe import Limits
+from atomlake.sources import extxyz
 from atomlake.sources.base import Guard, ReadResult, cell_volumes
 from atomlake.structures import Structures, check
 
@@ -541,6 +542,7 @@ def _warm_common_kernels() -> None:
 
 
 def _common_first_calls() -> None:
+    extxyz.call_kernels()
     hydrogen = Structures.single([1, 1], [[0.0, 0, 0], [0, 0, 1.0]])
     check_structures(hydrogen)
     find_neighbours(hydrogen, 2.0)[0].within(1.5)

@@ -1,8 +1,9 @@
 """Extended XYZ: plain or compressed, cut into records without parsing, parsed in bulk.
 
-The lines of many structures are parsed by numpy in one call, at about 50 ns a number, and no
-input can make it write outside its buffers. A parser in C that is called once per structure
-(the package ``extxyz``) is no faster on small structures, and malformed comments crash it.
+The lines of many structures are parsed by a kernel in one call, at about 10 ns a number; numpy
+parses what the kernel refuses, and is slower by the factor 10. No input can make either write
+outside its buffers. A parser in C that is called once per structure (the package ``extxyz``) is
+no faster than numpy on small structures, and malformed comments crash it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from typing import IO, Any, ClassVar, NamedTuple
 
@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atomlake.errors import SetAside, SourceError
+from atomlake.kernels import text as columns_of_text
 from atomlake.sources import labels
 from atomlake.sources.base import (
     FileIndex,
@@ -113,13 +114,13 @@ class ExtendedXyz(Reader):
         path = Path(self.location)
         if self._opener is not None and not (path := self._copy).exists():
             path, _ = self._decompress()
-        batch, digests = _Batch(self.source.labels), []
+        batch, digests, salt = _Batch(self.source.labels), [], self.record_salt
         try:
             with path.open("rb", buffering=2**17) as stream:
                 for row, (offset, nbytes) in enumerate(locations.tolist()):
                     stream.seek(offset)
                     content = stream.read(nbytes)
-                    digests.append(_digest(content, self.record_salt))
+                    digests.append(_digest(content, salt))
                     batch.add(row, content)
         except OSError as error:
             raise self._unreadable(error) from error
@@ -510,6 +511,8 @@ class _Layout(NamedTuple):
 
     Attributes
     ----------
+    kinds : int8 array
+        What each column holds, in the terms of :mod:`atomlake.kernels.text`.
     columns : list of int
         All columns that are parsed, field by field of ``dtype``.
     dtype : numpy.dtype
@@ -519,6 +522,7 @@ class _Layout(NamedTuple):
         Which of the values are the position (``""``) and the labels that are wanted.
     """
 
+    kinds: NDArray[np.int8]
     columns: list[int]
     dtype: np.dtype[np.void]
     values: dict[str, slice]
@@ -528,10 +532,19 @@ class _Text(NamedTuple):
     """A record of which only the lines of the atoms are not parsed yet."""
 
     row: int
-    lines: list[str]
-    cell: Floats
+    n_atoms: int
+    lines: bytes
+    cell: list[float]
     pbc: list[bool]
     labels: dict[str, Floats]
+
+
+class _Table(NamedTuple):
+    """What lines of atoms say: the species in all spellings that occur, that of each, numbers."""
+
+    species: list[str]
+    species_index: NDArray[np.int32]
+    values: Floats
 
 
 class _Batch:
@@ -567,17 +580,21 @@ class _Batch:
         if not rest:
             raise Unreadable("truncated", "there is a number of atoms and nothing more")
         n_atoms = int(head)
-        lines = body.decode("latin-1").split("\n")
-        if len(lines) < n_atoms:
-            raise Unreadable("truncated", f"expected {n_atoms} atoms, found {len(lines) - 1}")
+        if not body.endswith(b"\n"):
+            body += b"\n"
+        n_lines = body.count(b"\n")
+        if n_lines < n_atoms:
+            raise Unreadable("truncated", f"expected {n_atoms} atoms, found {n_lines}")
+        following = body.split(b"\n", n_atoms)[n_atoms] if n_lines > n_atoms else b""
+        lines = body.removesuffix(following)
         pairs = _pairs(comment.decode(errors="replace"))
         properties = pairs.get("Properties", "species:S:1:pos:R:3")
         self._layout(properties)
-        cell, pbc = _cell(pairs, lines[n_atoms:])
+        cell, pbc = _cell(pairs, following.decode("latin-1"))
         structure_labels = labels.structure_labels(
             self._keys, lambda key: _value(pairs[key]) if key in pairs else None
         )
-        text = _Text(row, lines[:n_atoms], cell, pbc, structure_labels)
+        text = _Text(row, n_atoms, lines, cell, pbc, structure_labels)
         shapes = tuple((name, value.shape) for name, value in structure_labels.items())
         self._waiting.setdefault((properties, shapes), []).append(text)
         self._n_waiting += n_atoms
@@ -603,9 +620,9 @@ class _Batch:
 
     def _parse(self, texts: list[_Text], layout: _Layout) -> None:
         """Parse records together; where that fails, each half of them on its own."""
-        lines = list(chain.from_iterable(text.lines for text in texts))
+        n_atoms, lines = sum(text.n_atoms for text in texts), b"".join(text.lines for text in texts)
         try:
-            table = _table(lines, layout)
+            table = _table(lines, n_atoms, layout)
         except ValueError as error:
             if len(texts) > 1:
                 half = len(texts) // 2
@@ -613,20 +630,22 @@ class _Batch:
                 self._parse(texts[half:], layout)
                 return
             try:
-                table = _table(list(map(_with_exponents, lines)), layout)
+                text = _with_exponents(lines.decode("latin-1")).encode("latin-1")
+                table = _table(text, n_atoms, layout)
             except ValueError:
-                problem = SetAside("malformed", _explain(lines, layout) or str(error))
+                problem = SetAside("malformed", _explain(lines, n_atoms, layout) or str(error))
                 self._problems[texts[0].row] = problem
                 return
         self._take(texts, layout, table)
 
-    def _take(self, texts: list[_Text], layout: _Layout, table: NDArray[np.void]) -> None:
+    def _take(self, texts: list[_Text], layout: _Layout, table: _Table) -> None:
         """Turn parsed lines into structures; set aside those with an unknown species."""
-        species = table["species"].tolist()
-        numbers = np.fromiter(map(_NUMBERS.__getitem__, species), np.int32, len(species))
-        values = {name: table["values"][:, columns] for name, columns in layout.values.items()}
+        numbers = np.array([_NUMBERS[word] for word in table.species], np.int32)[
+            table.species_index
+        ]
+        values = {name: table.values[:, columns] for name, columns in layout.values.items()}
         structure_offsets = np.zeros(len(texts) + 1, dtype=np.int64)
-        np.cumsum([len(text.lines) for text in texts], out=structure_offsets[1:])
+        np.cumsum([text.n_atoms for text in texts], out=structure_offsets[1:])
         structures = Structures(
             numbers=numbers,
             positions=np.ascontiguousarray(values[""]),
@@ -647,7 +666,8 @@ class _Batch:
             for atom, home in zip(unknown[::-1].tolist(), homes[::-1].tolist(), strict=True):
                 self._problems[rows[home]] = SetAside(
                     "unknown_species",
-                    f"expected a chemical symbol or an atomic number, found {species[atom]!r} "
+                    "expected a chemical symbol or an atomic number, found "
+                    f"{table.species[table.species_index[atom]]!r} "
                     f"for atom {atom - structure_offsets[home]}; name the element",
                 )
             good = np.setdiff1d(np.arange(len(texts)), homes)
@@ -693,19 +713,19 @@ def _without_brackets(text: str) -> str:
     return text.translate(_BRACKETS)
 
 
-def _cell(pairs: Mapping[str, str], following: list[str]) -> tuple[Floats, list[bool]]:
+def _cell(pairs: Mapping[str, str], following: str) -> tuple[list[float], list[bool]]:
     """Cell vectors and periodicity, from the comment or from lines after the atoms."""
-    cell, pbc = np.zeros(9), [False] * 3
+    cell, pbc = [0.0] * 9, [False] * 3
     if "Lattice" in pairs:
         numbers = _value(pairs["Lattice"])
         if not isinstance(numbers, list) or len(numbers) != 9:
             raise Unreadable(
                 "malformed", f"expected nine numbers in Lattice, found {pairs['Lattice'][:60]!r}"
             )
-        cell, pbc = np.array(numbers), [True] * 3
+        cell, pbc = numbers, [True] * 3
     if "pbc" in pairs:
         pbc = list(_flags(pairs["pbc"]))
-    for line in following:
+    for line in following.split("\n") if following else ():
         if match := _VECTOR.match(line):
             vector = int(match[1]) - 1
             cell[3 * vector : 3 * vector + 3] = [float(number) for number in match.groups()[1:]]
@@ -760,11 +780,21 @@ def _layout(properties: str, keys: LabelKeys) -> _Layout:
     }
     values: dict[str, slice] = {}
     numeric: list[int] = []
-    for name, (kind, columns) in found.items():
+    in_order = sorted(found.items(), key=lambda item: item[1][1].start)
+    for name, (kind, columns) in in_order:
         if kind in ("R", "I") and columns != species:
             values[name] = slice(len(numeric), len(numeric) + len(columns))
             numeric += columns
-    logical = [column for kind, columns in found.values() if kind == "L" for column in columns]
+    logical = [
+        column
+        for kind, columns in found.values()
+        if kind == "L" and columns != species
+        for column in columns
+    ]
+    kinds = np.full(n_columns, columns_of_text.IGNORED, dtype=np.int8)
+    kinds[numeric] = columns_of_text.NUMBER
+    kinds[logical] = columns_of_text.LOGICAL
+    kinds[species.start] = columns_of_text.WORD
     dtype: list[Any] = [
         ("species", "U8"),
         ("values", "f8", (len(numeric),)),
@@ -776,7 +806,7 @@ def _layout(properties: str, keys: LabelKeys) -> _Layout:
         dtype.append(("last", "U1"))
     wanted = {"": position_name, **{name: name for name in named.values()}}
     return _Layout(
-        chosen, np.dtype(dtype), {name: values[column] for name, column in wanted.items()}
+        kinds, chosen, np.dtype(dtype), {name: values[column] for name, column in wanted.items()}
     )
 
 
@@ -784,14 +814,35 @@ def _squeezed(columns: Floats | None) -> Floats | None:
     return columns[:, 0] if columns is not None and columns.shape[1] == 1 else columns
 
 
-def _table(lines: list[str], layout: _Layout) -> NDArray[np.void]:
-    """Parse lines, one atom each.
+_POWERS = columns_of_text.powers()
+
+
+def call_kernels() -> None:
+    """Parse one line, so that the kernel is compiled, or loaded."""
+    _table(b"H 0 0 0\n", 1, _layout("species:S:1:pos:R:3", LabelKeys()))
+
+
+def _table(lines: bytes, n_lines: int, layout: _Layout) -> _Table:
+    """Parse lines, one atom each; what the kernel refuses is left to numpy.
 
     Raises
     ------
     ValueError
         If a line has too few columns, or one that is not of the announced type.
     """
+    words = np.zeros(columns_of_text.MAX_WORDS, dtype=np.uint64)
+    word_index = np.empty(n_lines, dtype=np.int32)
+    values = np.empty((n_lines, layout.dtype["values"].shape[0]))
+    text = np.frombuffer(lines, dtype=np.uint8)
+    if n_lines != columns_of_text.parse_lines(
+        text, layout.kinds, _POWERS, words, word_index, values
+    ):
+        return _table_by_numpy(lines.decode("latin-1").split("\n")[:n_lines], layout)
+    spellings = [word.tobytes().rstrip(b"\0").decode() for word in words[words > 0]]
+    return _Table(spellings, word_index, values)
+
+
+def _table_by_numpy(lines: list[str], layout: _Layout) -> _Table:
     if not any(lines):
         table = np.zeros(0, dtype=layout.dtype)
     else:
@@ -802,15 +853,16 @@ def _table(lines: list[str], layout: _Layout) -> NDArray[np.void]:
         raise ValueError("a line is blank")
     if not _LOGICALS.keys() >= {flag.lower() for flag in set(table["flags"].ravel().tolist())}:
         raise ValueError("a logical column holds something else")
-    return table
+    species, species_index = np.unique(table["species"], return_inverse=True)
+    return _Table(species.tolist(), species_index.astype(np.int32), table["values"])
 
 
-def _explain(lines: list[str], layout: _Layout) -> str:
+def _explain(text: bytes, n_lines: int, layout: _Layout) -> str:
     """Say which atom's line is wrong, and what is wrong with it; nothing if none is."""
     n_columns = max(layout.columns) + 1
     n_values, n_flags = (layout.dtype[name].shape[0] for name in ("values", "flags"))
     numeric, logical = layout.columns[1 : 1 + n_values], layout.columns[1 + n_values :][:n_flags]
-    for atom, line in enumerate(lines):
+    for atom, line in enumerate(text.decode("latin-1").split("\n")[:n_lines]):
         tokens = line.split()
         if len(tokens) < n_columns:
             return f"atom {atom}: expected {n_columns} columns, found {line[:60].strip()!r}"
