@@ -491,8 +491,8 @@ def _volume(content: bytes) -> float:
 #: has an empty value, which is none that anything accepts.
 _PAIR = re.compile(
     r"""("[^"]*"|[^\s="'{\[]++)
-        (?:\s*=\s*(?:"((?:[^"\\]|\\.)*+)" | '([^']*+)' | \{([^{}]*+)\}
-                   | \[((?:[^\[\]]|\[[^\[\]]*+\])*+)\] | ([^\s"'{\[]\S*+) | ()))?""",
+        (?:\s*+(=)\s*+(?:"((?:[^"\\]++|\\.)*+)" | '([^']*+)' | \{([^{}]*+)\}
+                     | \[((?:[^\[\]]++|\[[^\[\]]*+\])*+)\] | ([^\s"'{\[]\S*+) | ))?""",
     re.VERBOSE | re.DOTALL,
 )
 #: What stands for true and false, in any case.
@@ -693,9 +693,9 @@ _NUMBERS = _Numbers()
 
 def _pairs(comment: str) -> dict[str, str]:
     return {
-        match[1].strip('"'): match[match.lastindex]
-        for match in _PAIR.finditer(comment)
-        if match.lastindex is not None and match.lastindex > 1
+        key.strip('"'): "".join(values)
+        for key, equals, *values in _PAIR.findall(comment)
+        if equals
     }
 
 
