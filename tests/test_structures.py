@@ -199,6 +199,18 @@ def test_hashes_depend_on_the_structure_alone(batch):
     assert wider.content_hashes()[:-1] == hashes
 
 
+def test_the_hash_of_a_structure_stays_what_lakes_have_stored():
+    water = Structures.single(
+        [8, 1, 1],
+        [[0, 0, 0.25], [0, 0.75, -0.5], [0, -0.75, -0.5]],
+        2 * np.eye(3),
+        [True, True, False],
+        structure_labels={"energy": -1.5},
+        atom_labels={"forces": np.arange(9.0).reshape(3, 3)},
+    )
+    assert [h.hex() for h in water.content_hashes()] == ["2900ea52abc37612d985c7adac61f718"]
+
+
 def changed(structures: Structures, name: str) -> Structures:
     """The same structures with the smallest change of one array."""
     arrays = {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -241,30 +243,36 @@ class Structures:
 
     def content_hashes(self) -> list[bytes]:
         """16-byte hash of each structure's geometry and labels, independent of its source."""
-        names = sorted(self.structure_labels), sorted(self.atom_labels)
-        result = []
-        for s in range(self.n_structures):
-            first, last = self.structure_offsets[s], self.structure_offsets[s + 1]
-            digest = hashlib.blake2b(digest_size=16)
-            for part in (
-                self.numbers[first:last],
-                self.positions[first:last],
-                self.cells[s],
-                self.pbc[s],
-            ):
-                digest.update(np.ascontiguousarray(part).tobytes())
-            for name in names[0]:
-                value = self.structure_labels[name][s]
-                if not np.isnan(value).all():
-                    digest.update(
-                        f"structure {name}".encode() + np.ascontiguousarray(value).tobytes()
-                    )
-            for name in names[1]:
-                value = self.atom_labels[name][first:last]
-                if not np.isnan(value).all():
-                    digest.update(f"atom {name}".encode() + np.ascontiguousarray(value).tobytes())
-            result.append(digest.digest())
-        return result
+        structures, atoms = np.arange(self.n_structures + 1), self.structure_offsets
+        columns = [
+            _cut(self.numbers, atoms),
+            _cut(self.positions, atoms),
+            _cut(self.cells, structures),
+            _cut(self.pbc, structures),
+        ]
+        for where, offsets in (("structure", structures), ("atom", atoms)):
+            labels = getattr(self, f"{where}_labels")
+            for name in sorted(labels):
+                columns.append(_cut_label(f"{where} {name}", labels[name], offsets))
+        return [
+            hashlib.blake2b(b"".join(parts), digest_size=16).digest()
+            for parts in zip(*columns, strict=True)
+        ]
+
+
+def _cut(array: NDArray[Any], offsets: Integers) -> Iterator[bytes]:
+    """Bytes of the rows of an array between two offsets and the next."""
+    content, nbytes = array.tobytes(), array.itemsize * math.prod(array.shape[1:])
+    for first, last in pairwise((offsets * nbytes).tolist()):
+        yield content[first:last]
+
+
+def _cut_label(title: str, values: Floats, offsets: Integers) -> Iterator[bytes]:
+    """As :func:`_cut`, after the label's name; nothing for a structure that has no value."""
+    is_known = ~np.isnan(values).all(axis=tuple(range(1, values.ndim)))
+    n_known = np.concatenate([[0], np.cumsum(is_known)])[offsets]
+    for content, n in zip(_cut(values, offsets), np.diff(n_known).tolist(), strict=True):
+        yield title.encode() + content if n else b""
 
 
 def species_numbers(species: Sequence[str | int]) -> NDArray[np.int32]:

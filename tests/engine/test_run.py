@@ -254,6 +254,15 @@ def test_a_bad_structure_is_set_aside_and_the_rest_goes_on(database, atoms, code
     assert preview(database.recipe).is_empty
 
 
+def test_labelled_structures_that_are_all_bad_are_set_aside(database):
+    properties = "energy=-1.0 Properties=species:S:1:pos:R:3:forces:R:3"
+    one_site_twice = f"2\n{properties}\n" + 2 * "H 0 0 0 1 2 3\n"
+    database.file.write_text(one_site_twice + f"0\n{properties}\n")
+    outcome = database.run()
+    assert outcome.totals.set_aside == {"coincident_atoms": 1, "empty": 1}
+    assert outcome.totals.n_failed == 0
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00\xff junk", b"not a number\n\nH 0 0 0\n"])
 def test_an_unreadable_file_is_one_record_set_aside_once(database, content):
     database.run()

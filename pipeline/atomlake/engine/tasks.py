@@ -206,7 +206,7 @@ def _ingest(lake: str, part_id: str, unit: Unit, guard: Guard, record: UnitRecor
                 ["".join("T" if p else "F" for p in pbc) for pbc in structures.pbc.tolist()],
                 dtype=pl.String,
             ),
-            labels=pl.Series(_labels_present(structures), dtype=pl.List(pl.String)),
+            labels=_labels_present(structures),
         )
         record.structures = pl.concat([*bad, described], how="diagonal")
     record.n_structures = len(record.structures)
@@ -251,18 +251,22 @@ def check_structures(structures: Structures) -> list[SetAside | None]:
     return problems
 
 
-def _labels_present(structures: Structures) -> list[list[str]]:
-    present: list[list[str]] = [[] for _ in range(structures.n_structures)]
+def _labels_present(structures: Structures) -> pl.Series:
+    """Names of the labels that each structure has."""
+    has: dict[str, NDArray[np.bool_]] = {}
     for name, values in structures.structure_labels.items():
-        has = ~np.isnan(values.reshape(len(values), -1)).any(axis=1)
-        for s in np.flatnonzero(has):
-            present[s].append(name)
+        has[name] = ~np.isnan(values).any(axis=tuple(range(1, values.ndim)))
     for name, values in structures.atom_labels.items():
-        missing = np.isnan(values.reshape(len(values), -1)).any(axis=1)
-        count = np.add.reduceat(missing, structures.structure_offsets[:-1])
-        for s in np.flatnonzero(count == 0):
-            present[s].append(name)
-    return present
+        missing = np.isnan(values).any(axis=tuple(range(1, values.ndim)))
+        n_missing = np.concatenate([[0], np.cumsum(missing)])[structures.structure_offsets]
+        has[name] = np.diff(n_missing) == 0
+    # Few combinations occur, and a list of strings for each structure is slow to take in.
+    table = np.array(list(has.values()), dtype=bool).reshape(len(has), structures.n_structures)
+    combinations, which = np.unique(table, axis=1, return_inverse=True)
+    names = [
+        [name for name, is_there in zip(has, c, strict=True) if is_there] for c in combinations.T
+    ]
+    return pl.Series(names, dtype=pl.List(pl.String)).gather(which)
 
 
 # ----- Features

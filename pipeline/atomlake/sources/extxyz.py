@@ -693,9 +693,7 @@ _NUMBERS = _Numbers()
 
 def _pairs(comment: str) -> dict[str, str]:
     return {
-        key.strip('"'): "".join(values)
-        for key, equals, *values in _PAIR.findall(comment)
-        if equals
+        key.strip('"'): "".join(values) for key, equals, *values in _PAIR.findall(comment) if equals
     }
 
 
