@@ -68,6 +68,11 @@ class Cluster(BaseModel, ABC):
     def memory_per_worker(self) -> int:
         """Bytes that one worker may use."""
 
+    @property
+    def has_dashboard(self) -> bool:
+        """Whether dask's dashboard is served somewhere."""
+        return True
+
     def join(self) -> None:
         """Take this process's place in the cluster, before anything else is done.
 

@@ -50,6 +50,11 @@ class Local(Cluster):
             return int(0.8 * psutil.virtual_memory().total / self.n_workers)
         return int(self.memory)
 
+    @property
+    def has_dashboard(self) -> bool:
+        """Whether dask's dashboard is served."""
+        return self.dashboard
+
     @contextmanager
     def open(self) -> Iterator[Client]:
         """Start the processes and yield a client; stop them on leaving."""

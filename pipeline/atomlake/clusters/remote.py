@@ -57,6 +57,11 @@ class Remote(Cluster):
         """Bytes that one worker may use."""
         return int(self.memory)
 
+    @property
+    def has_dashboard(self) -> bool:
+        """Whether dask's dashboard is served somewhere."""
+        return self.dashboard is not None
+
     @contextmanager
     def certified(self) -> Iterator[certificates.Certificates | None]:
         """Issue certificates for one run if ``tls`` asks for them."""

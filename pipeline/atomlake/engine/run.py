@@ -202,8 +202,7 @@ def _execute(
     client = opening.client()
     cluster = recipe.cluster
     workers = f"{cluster.n_workers} workers ({cluster.kind})"
-    has_dashboard = getattr(cluster, "dashboard", True)
-    tell(ClusterStarted(workers, client.dashboard_link if has_dashboard else None))
+    tell(ClusterStarted(workers, client.dashboard_link if cluster.has_dashboard else None))
     return execute.on_cluster(client, plan.units, where, limits, cluster, tell)
 
 
