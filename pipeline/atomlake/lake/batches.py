@@ -244,6 +244,7 @@ class _Reader:
         """Read the rows of each structure, which are consecutive rows of one part."""
         has_rows = np.flatnonzero(np.diff(start))
         part, row = array.axis.locate(first[has_rows])
+        opened: dict[int, StoredArray | None] = {}
         for p, at, begin, end in zip(
             part.tolist(),
             row.tolist(),
@@ -251,7 +252,9 @@ class _Reader:
             start[has_rows + 1].tolist(),
             strict=True,
         ):
-            stored = array.stored(p, at + end - begin)
+            stored = opened.get(p)
+            if stored is None or at + end - begin > len(stored):
+                stored = opened[p] = array.stored(p, at + end - begin)
             if stored is None:
                 out[begin:end] = np.nan
             else:
@@ -326,8 +329,11 @@ class _Chunks:
     def _chunk(self, array: StoredArray, i: int) -> Array:
         key = (array.path, i)
         with self._lock:
-            slot = self._slots.setdefault(key, _Slot())
-            self._slots.move_to_end(key)
+            slot = self._slots.get(key)
+            if slot is None:
+                slot = self._slots[key] = _Slot()
+            else:
+                self._slots.move_to_end(key)
         if slot.chunk is not None:
             return slot.chunk
         with slot.lock:

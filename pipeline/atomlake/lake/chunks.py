@@ -309,7 +309,8 @@ class StoredArray:
                 files.lake, f"{group}/zarr.json", f"array {name}: {type(error).__name__}: {error}"
             ) from error
         self._zeros = "/0" * (len(self.shape) - 1)
-        self._chunk_nbytes = math.prod((self.chunk_rows, *self.shape[1:])) * self.dtype.itemsize
+        self._row_nbytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+        self._chunk_nbytes = self.chunk_rows * self._row_nbytes
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -321,8 +322,7 @@ class StoredArray:
         read before and that holds plain rows.
         """
         file, inner = self._place(i)
-        row_nbytes = self._chunk_nbytes // self.chunk_rows
-        return file.copy_plain(inner, self._chunk_nbytes, start * row_nbytes, out)
+        return file.copy_plain(inner, self._chunk_nbytes, start * self._row_nbytes, out)
 
     def chunk(self, i: int, out: Array | None = None, *, once: bool = False) -> Array:
         """Decode a chunk, all of its rows, into ``out`` (contiguous) or a new array.
