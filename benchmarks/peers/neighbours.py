@@ -56,7 +56,9 @@ class Atomlake(List):
 
     def compute(self, quantity: str) -> None:
         """List all structures at once."""
-        find_neighbours(self.batch, CUTOFF)
+        found, _ = find_neighbours(self.batch, CUTOFF)
+        # They are not written before they are asked for.
+        _ = found.vectors, found.cell_shift
 
     def pairs(self, atoms: ase.Atoms) -> Any:
         """Return the arrays of one structure."""

@@ -18,13 +18,19 @@ from atomlake.errors import SetAside
 from atomlake.kernels import neighbours as kernels
 from atomlake.structures import COINCIDENT_DISTANCE, Structures
 
+#: For kernels that take vectors, where they are not needed.
+NO_VECTORS = np.empty((0, 3))
+#: Neighbours of an atom that there is room for at first, on average over a batch.
+_EXPECTED_PER_ATOM = 64
+
 
 @dataclass(frozen=True)
 class Neighbours:
     """The neighbours of every atom of a batch of structures.
 
     The pairs of a centre are in an order that depends on its structure alone: neither on
-    the rest of the batch nor on the cutoff.
+    the rest of the batch nor on the cutoff. Vectors and cell shifts take most of the memory and
+    not everybody needs them: they are written when they are first asked for.
 
     Attributes
     ----------
@@ -34,10 +40,6 @@ class Neighbours:
         Pairs of centre ``i`` are ``pair_offsets[i]:pair_offsets[i + 1]``.
     neighbour_index : int64 array, shape (n_pairs,)
         The neighbour, as an atom of the batch.
-    cell_shift : int32 array, shape (n_pairs, 3)
-        Integer multiples of the cell vectors added to the neighbour's position.
-    vectors : float64 array, shape (n_pairs, 3)
-        ``r_ij`` in Å, from the centre to the neighbour.
     distances : float64 array, shape (n_pairs,)
         Length of ``vectors`` in Å.
     """
@@ -45,27 +47,29 @@ class Neighbours:
     cutoff: float
     pair_offsets: NDArray[np.int64]
     neighbour_index: NDArray[np.int64]
-    cell_shift: NDArray[np.int32]
-    vectors: NDArray[np.float64]
     distances: NDArray[np.float64]
+    _images: NDArray[np.int32]
+    _batch: kernels.Batch
 
     @classmethod
-    def empty(cls, cutoff: float, counts: NDArray[np.int64]) -> Neighbours:
-        """Allocate the pairs of centres with ``counts`` neighbours without filling them."""
-        pair_offsets = np.zeros(len(counts) + 1, dtype=np.int64)
-        np.cumsum(counts, out=pair_offsets[1:])
-        n = int(pair_offsets[-1])
-        # One block, because numpy asks for huge pages from 4 MiB on. To be given a page of 4 KiB
-        # for the first time takes longer than to write the 80 pairs that it holds.
-        block = np.empty(52 * n, dtype=np.uint8)
-        return cls(
-            cutoff=cutoff,
-            pair_offsets=pair_offsets,
-            vectors=block[: 24 * n].view(np.float64).reshape(n, 3),
-            distances=block[24 * n : 32 * n].view(np.float64),
-            neighbour_index=block[32 * n : 40 * n].view(np.int64),
-            cell_shift=block[40 * n :].view(np.int32).reshape(n, 3),
-        )
+    def _of(cls, cutoff: float, pairs: kernels.Pairs, batch: kernels.Batch) -> Neighbours:
+        n = int(pairs.offsets[-1])
+        distances, atoms, images = pairs.distances[:n], pairs.atoms[:n], pairs.images[:n]
+        return cls(cutoff, pairs.offsets, atoms, distances, images, batch)
+
+    @cached_property
+    def vectors(self) -> NDArray[np.float64]:
+        """``r_ij`` in Å, from the centre to the neighbour, shape (n_pairs, 3)."""
+        vectors = np.empty((self.n_pairs, 3))
+        kernels.write_vectors(self._batch, self.pair_offsets, self._images, vectors)
+        return vectors
+
+    @cached_property
+    def cell_shift(self) -> NDArray[np.int32]:
+        """Multiples of the cell vectors added to the neighbour's position, shape (n_pairs, 3)."""
+        shifts = np.empty((self.n_pairs, 3), np.int32)
+        kernels.write_cell_shifts(self._batch, self.pair_offsets, self._images, shifts)
+        return shifts
 
     @property
     def n_pairs(self) -> int:
@@ -98,21 +102,13 @@ class Neighbours:
             )
         if cutoff == self.cutoff:
             return self
+        cutoff = float(cutoff)
         counts = np.empty(len(self.pair_offsets) - 1, dtype=np.int64)
-        kernels.count_within(self.distances, self.pair_offsets, float(cutoff), counts)
-        result = Neighbours.empty(float(cutoff), counts)
-        kernels.list_within(
-            self.neighbour_index,
-            self.cell_shift,
-            self.vectors,
-            self.distances,
-            float(cutoff),
-            result.neighbour_index,
-            result.cell_shift,
-            result.vectors,
-            result.distances,
-        )
-        return result
+        kernels.count_within(self.distances, self.pair_offsets, cutoff, counts)
+        pairs = kernels.empty_pairs(len(counts), int(counts.sum()))
+        np.cumsum(counts, out=pairs.offsets[1:])
+        kernels.list_within(self.distances, self.neighbour_index, self._images, cutoff, pairs)
+        return Neighbours._of(cutoff, pairs, self._batch)
 
 
 def find_neighbours(
@@ -144,11 +140,11 @@ def find_neighbours(
     if not 0 <= cutoff < math.inf:
         raise ValueError(f"a cutoff must be a finite distance in Å, not {cutoff}")
     cutoff = float(cutoff)
-    n_structures = structures.n_structures
+    n_structures, n_atoms = structures.n_structures, structures.n_atoms
     pbc, offsets = _plain(structures.pbc), _plain(structures.structure_offsets)
     reach = max(cutoff, COINCIDENT_DISTANCE)
     limits = _least_square(reach), _least_square(COINCIDENT_DISTANCE)
-    placed = kernels.empty_placed(structures.n_atoms, n_structures)
+    placed = kernels.empty_placed(n_atoms, n_structures)
     states = np.empty(n_structures, dtype=np.int8)
     kernels.place_structures(
         _plain(structures.positions),
@@ -160,26 +156,16 @@ def find_neighbours(
         placed,
         states,
     )
-    images = kernels.empty_images(placed, states)
+    batch = kernels.Batch(placed, pbc, offsets, kernels.empty_images(placed, states), states)
     witnesses = np.empty((n_structures, 5), dtype=np.int64)
-    counts = np.empty(structures.n_atoms, dtype=np.int64)
-    kernels.count_neighbours(
-        placed, pbc, offsets, *limits, max_neighbours, images, states, witnesses, counts
-    )
-    neighbours = Neighbours.empty(cutoff, counts)
-    kernels.list_neighbours(
-        placed,
-        pbc,
-        offsets,
-        *limits,
-        images,
-        states,
-        neighbours.pair_offsets,
-        neighbours.neighbour_index,
-        neighbours.cell_shift,
-        neighbours.vectors,
-        neighbours.distances,
-    )
+    room = batch.images.most_of_structure
+    pairs = kernels.empty_pairs(n_atoms, _EXPECTED_PER_ATOM * n_atoms, room)
+    n_done = kernels.find_pairs(batch, *limits, max_neighbours, 0, witnesses, pairs)
+    while n_done < n_atoms:
+        # As many for each atom as there were so far, and a tenth more.
+        expected = int(1.1 * pairs.offsets[n_done] / n_done * n_atoms)
+        pairs = kernels.moved(pairs, n_done, kernels.empty_pairs(n_atoms, expected, room))
+        n_done = kernels.find_pairs(batch, *limits, max_neighbours, n_done, witnesses, pairs)
     set_aside: list[SetAside | None] = [None] * n_structures
     for s in np.flatnonzero(states != kernels.FINE).tolist():
         if states[s] == kernels.COINCIDENT:
@@ -193,7 +179,7 @@ def find_neighbours(
                 f"{cutoff:g} Å of the box of its {structures.n_atoms_per_structure[s]} atoms"
             )
             set_aside[s] = _too_many(found, max_neighbours)
-    return neighbours, set_aside
+    return Neighbours._of(cutoff, pairs, batch), set_aside
 
 
 def _plain[Type: np.generic](array: NDArray[Type]) -> NDArray[Type]:

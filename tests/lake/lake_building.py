@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -15,7 +15,6 @@ from pydantic import Field
 from atomlake.descriptors.base import Citation, Descriptor, Gradients, LabelColumn, Rows
 from atomlake.errors import SetAside
 from atomlake.lake import Lake, parts
-from atomlake.neighbours import Neighbours
 from atomlake.structures import Structures
 
 #: Values that a careless writer or codec changes.
@@ -74,28 +73,33 @@ def structures_of(
     return Structures.concatenate(result)
 
 
-def neighbours_of(structures: Structures, rng: np.random.Generator, most: int = 3) -> Neighbours:
+class Pairs(NamedTuple):
+    """What a lake keeps of a neighbour list."""
+
+    pair_offsets: np.ndarray
+    neighbour_index: np.ndarray
+    cell_shift: np.ndarray
+
+
+def neighbours_of(structures: Structures, rng: np.random.Generator, most: int = 3) -> Pairs:
     """Random pairs inside each structure; some atoms have none."""
     counts = rng.integers(0, most + 1, structures.n_atoms)
     first = np.repeat(structures.structure_offsets[:-1][structures.structure_index], counts)
     sizes = np.repeat(structures.n_atoms_per_structure[structures.structure_index], counts)
     n = int(counts.sum())
-    return Neighbours(
-        cutoff=3.0,
+    return Pairs(
         pair_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         neighbour_index=(first + rng.integers(0, 1 << 30, n) % np.maximum(sizes, 1)).astype(
             np.int64
         ),
         cell_shift=rng.integers(-2, 3, (n, 3)).astype(np.int32),
-        vectors=rng.normal(size=(n, 3)),
-        distances=rng.random(n),
     )
 
 
 def rows_of(
     descriptor: Descriptor,
     structures: Structures,
-    neighbours: Neighbours,
+    neighbours: Pairs,
     gradients: Gradients,
     rng: np.random.Generator,
 ) -> Rows:
@@ -172,7 +176,7 @@ class Builder:
         rows: Sequence[int] | None = None,
         set_aside: dict[int, SetAside] | None = None,
         block: int = 7,
-    ) -> tuple[Rows, Neighbours]:
+    ) -> tuple[Rows, Pairs]:
         """Write and publish features of the structures at ``rows`` of a part."""
         covered = structures if rows is None else structures.take(rows)
         neighbours = neighbours_of(covered, self.rng)
@@ -200,7 +204,7 @@ def write_features(
     descriptor: Descriptor,
     gradients: Gradients,
     structures: Structures,
-    neighbours: Neighbours,
+    neighbours: Pairs,
     values: Rows,
     rows: Sequence[int] | None = None,
     set_aside: dict[int, SetAside] | None = None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lake_building import Builder, Toy, structures_of
+from lake_building import Builder, Pairs, Toy, structures_of
 
 from atomlake.descriptors.base import Gradients
 from atomlake.errors import LakeError, SetAside
@@ -21,7 +20,6 @@ from atomlake.lake import Lake, layout, parts
 from atomlake.lake.catalogue import Catalogue
 from atomlake.lake.garbage import collect, unpublished
 from atomlake.lake.verify import verify
-from atomlake.neighbours import Neighbours
 
 
 @pytest.fixture
@@ -251,9 +249,9 @@ def test_neighbours_in_another_structure_are_found(
     part_id, structures = builder.part((3, 2))
     append_pairs = parts.FeatureWriter.append_pairs
 
-    def astray(self: parts.FeatureWriter, neighbours: Neighbours) -> None:
+    def astray(self: parts.FeatureWriter, neighbours: Pairs) -> None:
         index = neighbours.neighbour_index
-        stray = replace(neighbours, neighbour_index=np.where(index < 3, index + 2, index))
+        stray = neighbours._replace(neighbour_index=np.where(index < 3, index + 2, index))
         append_pairs(self, stray)
 
     monkeypatch.setattr(parts.FeatureWriter, "append_pairs", astray)

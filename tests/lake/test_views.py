@@ -12,14 +12,13 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lake_building import Builder, Toy, same_bits
+from lake_building import Builder, Pairs, Toy, same_bits
 
 from atomlake.descriptors.base import Gradients, Rows
 from atomlake.errors import LakeError, SetAside
 from atomlake.lake import Lake, arrays, groups
 from atomlake.lake import open as open_lake
 from atomlake.lake.chunks import Files, StoredArray
-from atomlake.neighbours import Neighbours
 from atomlake.structures import Structures
 
 BAD = SetAside("bad", "because")
@@ -47,7 +46,7 @@ class Filled:
         rows: list[list[int] | None] = [None, [1, 2], None]
         self.toy, self.gradients = toy, gradients
         self.parts: list[Structures] = []
-        self.values: list[tuple[Rows, Neighbours]] = []
+        self.values: list[tuple[Rows, Pairs]] = []
         for i, (size, chosen) in enumerate(zip(sizes, [*rows, None], strict=True)):
             labels = ("energy", "forces", "gap") if i == 1 else ("forces",)
             part_id, structures = builder.part(size, source="ab"[i % 2], labels=labels)
@@ -72,7 +71,7 @@ class Filled:
         every = Structures.concatenate(self.parts)
         return every.take(keys)
 
-    def covered_values(self) -> tuple[Rows, Neighbours]:
+    def covered_values(self) -> tuple[Rows, Pairs]:
         """Features of the covered structures, and their pairs counted over all of these."""
         rows: list[list[np.ndarray]] = [[], [], []]
         counts, neighbours, shifts = [], [], []
@@ -93,10 +92,8 @@ class Filled:
             shifts.append(pairs.cell_shift[start:stop])
             n_atoms += last - first
         offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64)
-        none = np.zeros(0)
-        return Rows(*map(np.concatenate, rows)), Neighbours(
-            3.0, offsets, np.concatenate(neighbours), np.concatenate(shifts), none, none
-        )
+        pairs = Pairs(offsets, np.concatenate(neighbours), np.concatenate(shifts))
+        return Rows(*map(np.concatenate, rows)), pairs
 
     def dims(self) -> tuple[str, str, str]:
         """First dimension of features and of both gradients."""

@@ -19,7 +19,7 @@ from atomlake.descriptors.base import Citation, Descriptor, Gradients, LabelColu
 from atomlake.errors import SetAside
 from atomlake.kernels import many_body_tensor as kernels
 from atomlake.kernels.lanes import LANES, n_padded
-from atomlake.neighbours import Neighbours
+from atomlake.neighbours import NO_VECTORS, Neighbours
 from atomlake.structures import Structures
 
 Floats = NDArray[np.float64]
@@ -391,17 +391,19 @@ class _ManyBodyTensor(Descriptor):
             structure,
             structure_offsets,
         )
+        terms = _kernel_terms(self)
+        has_gradients = len(rows.gradient_positions) + len(rows.gradient_strain) > 0
+        has_angles = any(term is not None and term.channel.ndim == 3 for term in terms)
         pairs = kernels.Pairs(
             neighbours.pair_offsets,
             neighbours.neighbour_index,
-            neighbours.vectors,
+            neighbours.vectors if has_gradients or has_angles else NO_VECTORS,
             neighbours.distances,
         )
         # No centre has more neighbours than pairs in the list, or atoms in its structure.
         n_listed = np.diff(neighbours.pair_offsets[first : last + 1]).max(initial=0)
         capacity = int(max(n_listed, np.diff(structure_offsets).max(initial=0)))
-        has_gradients = len(rows.gradient_positions) + len(rows.gradient_strain) > 0
-        for term, factor in zip(_kernel_terms(self), factors, strict=True):
+        for term, factor in zip(terms, factors, strict=True):
             if term is None:
                 continue
             output = kernels.Output(

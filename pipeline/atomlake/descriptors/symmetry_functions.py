@@ -19,7 +19,7 @@ from pydantic import (
 from atomlake.descriptors.base import Citation, Descriptor, Gradients, LabelColumn, Rows
 from atomlake.descriptors.cutoffs import Cutoff
 from atomlake.kernels import symmetry_functions as kernels
-from atomlake.neighbours import Neighbours
+from atomlake.neighbours import NO_VECTORS, Neighbours
 from atomlake.structures import Structures
 
 #: Largest ζ: (1 + λ cos θ)^ζ then counts angles within 4° of the direction only.
@@ -359,12 +359,14 @@ class SymmetryFunctions(Descriptor):
         self, structures: Structures, neighbours: Neighbours, first: int, last: int, rows: Rows
     ) -> None:
         functions = _kernel_functions(self)
+        has_gradients = len(rows.gradient_positions) + len(rows.gradient_strain) > 0
+        has_vectors = has_gradients or bool(self.g4 or self.g5 or self.w4)
         kernels.symmetry_functions(
             first,
             last,
             neighbours.pair_offsets,
             neighbours.neighbour_index,
-            neighbours.vectors,
+            neighbours.vectors if has_vectors else NO_VECTORS,
             neighbours.distances,
             structures.numbers,
             functions,

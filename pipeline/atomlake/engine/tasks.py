@@ -549,7 +549,8 @@ def _common_first_calls() -> None:
     extxyz.call_kernels()
     hydrogen = Structures.single([1, 1], [[0.0, 0, 0], [0, 0, 1.0]])
     check_structures(hydrogen)
-    find_neighbours(hydrogen, 2.0)[0].within(1.5)
+    neighbours = find_neighbours(hydrogen, 2.0)[0].within(1.5)
+    _ = neighbours.vectors, neighbours.cell_shift
 
 
 def _tiny_structure(descriptor: Descriptor) -> Structures | None:

@@ -23,8 +23,8 @@ Floats = NDArray[np.float64]
 
 #: Memory for an atom: positions, labels and the parser's copies.
 ATOM_NBYTES = 600
-#: Memory for a pair: index, shift, vector and distance.
-PAIR_NBYTES = 8 + 12 + 24 + 8
+#: Memory for a pair: index, image, distance, vector and shift.
+PAIR_NBYTES = 8 + 4 + 8 + 24 + 12
 
 #: Measured seconds per row of features, by (descriptor_id, gradients).
 Speed = Mapping[tuple[str, Gradients], float]

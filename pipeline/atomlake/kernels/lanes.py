@@ -179,20 +179,30 @@ def store_some(typing: Any, data: Any, index: Any, value: Any, first: Any, last:
 
 
 @_instruction
-def append_below(
-    typing: Any, values: Any, indices: Any, n: Any, value: Any, limit: Any, first: Any, last: Any
+def append_between(
+    typing: Any,
+    values: Any,
+    indices: Any,
+    n: Any,
+    value: Any,
+    least: Any,
+    limit: Any,
+    first: Any,
+    last: Any,
 ) -> Any:
-    """Append the lanes below ``limit`` to lists of ``n`` entries and return the new ``n``.
+    """Append the lanes from ``least`` to below ``limit`` to lists of ``n`` entries.
 
-    Lane k has the index ``first + k``; it is left out if that is not below ``last``. The lists
-    are float64 values and int32 indices, each with room for 8 more entries. There is no
-    branch: where the processor can (AVX-512, SVE), the lanes that pass are moved to the
-    front of the register by one instruction and the whole register is stored.
+    Returns the new ``n``. Lane k has the index ``first + k``; it is left out if that is not
+    below ``last``. The lists are float64 values and int32 indices, each with room for 8 more
+    entries. There is no branch: where the processor can (AVX-512, SVE), the lanes that pass are
+    moved to the front of the register by one instruction and the whole register is stored.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        values, indices, n, value, limit, first, last = arguments
+        values, indices, n, value, least, limit, first, last = arguments
         mask = _mask_below(builder, value, limit, builder.sub(last, first))
+        is_enough = builder.fcmp_ordered(">=", value, _splat(builder, least, _DOUBLES))
+        mask = builder.and_(mask, is_enough)
         integers = ir.VectorType(ir.IntType(32), LANES)
         lane = ir.Constant(integers, list(range(LANES)))
         index = builder.add(lane, _splat(builder, builder.trunc(first, ir.IntType(32)), integers))
@@ -211,8 +221,8 @@ def append_below(
         n_passed = builder.ctpop(builder.bitcast(mask, ir.IntType(LANES)))
         return builder.add(n, builder.zext(n_passed, ir.IntType(64)))
 
-    integer = types.intp
-    return integer(values, indices, integer, _lanes, types.float64, integer, integer), generate
+    integer, double = types.intp, types.float64
+    return integer(values, indices, integer, _lanes, double, double, integer, integer), generate
 
 
 @_instruction
@@ -220,7 +230,7 @@ def pack_below(typing: Any, value: Any, test: Any, limit: Any, n: Any) -> Any:
     """Move the lanes of ``value`` whose ``test`` is below ``limit`` to the front.
 
     Only the first ``n`` lanes take part. What follows those that pass is undefined. As
-    :func:`append_below`, for several values that pass or fail together.
+    :func:`append_between`, for several values that pass or fail together.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -23,7 +23,7 @@ from atomlake.kernels.cutoffs import AMP_POLYNOMIAL, cutoff_function
 from atomlake.kernels.elementary import exponential
 from atomlake.kernels.lanes import (
     LANES,
-    append_below,
+    append_between,
     broadcast,
     load,
     load_some,
@@ -162,7 +162,10 @@ class Atoms(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """The neighbour list, as in :class:`atomlake.neighbours.Neighbours`."""
+    """The neighbour list, as in :class:`atomlake.neighbours.Neighbours`.
+
+    Vectors have no rows where there are neither angles nor gradients.
+    """
 
     pair_offsets: Integers
     neighbour_index: Integers
@@ -688,7 +691,9 @@ def _list_others(j: int, n: int, limit: float, scratch: Scratch) -> int:
         excess = square - longest * longest
         third = square_root(pack_below(square, excess, 0.0, n - k))
         store(scratch.third, n_others, third)
-        n_others = append_below(scratch.excess, scratch.other, n_others, excess, 0.0, k, n)
+        n_others = append_between(
+            scratch.excess, scratch.other, n_others, excess, -np.inf, 0.0, k, n
+        )
     return n_others
 
 

@@ -1,4 +1,4 @@
-"""Neighbour lists over batches of structures: place the atoms, count the pairs, write them.
+"""Neighbour lists over batches of structures: place the atoms, find the pairs, and say where.
 
 One structure is searched as follows.
 
@@ -8,16 +8,16 @@ One structure is searched as follows.
 2. Every periodic image within reach of the box of the atoms is written down in the order of
    bins of about one atom. From there on periodicity is forgotten. (:func:`_list_images`)
 3. The images near an atom are a few contiguous runs of that list, one from each column of
-   bins. A run is searched eight images at a time: eight distances, one comparison, and the
+   bins. A run is searched eight images at a time: eight distances, two comparisons, and the
    images within reach are moved to the front of a register and stored. (:func:`_search`)
+4. A pair is its image, its distance and its atom, 20 bytes. Its vector and its cell shift, 36
+   more, are looked up when somebody asks. (:func:`write_vectors`, :func:`write_cell_shifts`)
 
 What makes it fast. Runs are contiguous and long: bins are four times finer along columns
 than across, and a small structure is one run. The inner loop has no branch that depends
-on a distance. What is found is remembered in 12 bytes, counted, and written into arrays of
-the right size; beyond the room for that it is searched for again, which beats growing the
-arrays. Centres are taken in the order of the atoms because writing (52 bytes a pair) costs
-more than reading. All that happens once per structure happens here, since a structure of ten
-atoms leaves no time for Python.
+on a distance, and what it finds is the list: nothing is counted before or copied after. All
+that happens once per structure happens here, since a structure of ten atoms leaves no time
+for Python.
 
 What does not depend on the cutoff: wrapping, bins, and so the order of a centre's pairs
 and every bit of their vectors; the list for a larger cutoff holds the same numbers in the
@@ -34,7 +34,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atomlake.kernels.compiled import inlined, kernel, uncontracted
-from atomlake.kernels.lanes import LANES, append_below, load, n_padded, pointer
+from atomlake.kernels.lanes import (
+    LANES,
+    append_between,
+    count_below,
+    load,
+    n_padded,
+    pointer,
+    square_root,
+    store,
+)
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -59,8 +68,6 @@ _BINNED_FROM = 64
 _SLACK = 1e-6
 #: Doubles in a page of memory.
 _PAGE = 512
-#: Images within reach that are remembered: for each atom on average, and in all.
-_FOUND_PER_ATOM, _MOST_FOUND = 64, 2**20
 #: Images of all structures together that are kept.
 _MOST_IMAGES = 2**17
 
@@ -95,7 +102,7 @@ class Placed(NamedTuple):
 
 
 class Images(NamedTuple):
-    """The images of a structure, or of all, in the order of their bins: scratch space."""
+    """The images of a structure, or of all, in the order of their bins."""
 
     sites: Floats
     """Rows x, y, z of the wrapped atom and of its translation, shape (6, capacity)."""
@@ -103,6 +110,8 @@ class Images(NamedTuple):
     """The atom, as an atom of the batch, shape (capacity,)."""
     shifts: Shifts
     """Cell shift of the image for a centre that was not wrapped, shape (capacity, 3)."""
+    most_of_structure: int
+    """Images of the structure that has most."""
     are_kept: bool
     """Whether every structure has a place of its own for its images."""
     first_image: Integers
@@ -111,12 +120,36 @@ class Images(NamedTuple):
     """Bin of every image of one structure in the order of atoms and shifts."""
     bin_offsets: Integers
     """Images of bin ``b`` are ``bin_offsets[b]:bin_offsets[b + 1]``."""
-    squares: Floats
-    """Squared distances of the images near the first atom, the second, and so on."""
-    found: Shifts
-    """These images."""
-    n_remembered: Integers
-    """So many of the first atoms have theirs in ``squares`` and ``found``, shape (1,)."""
+
+
+class Batch(NamedTuple):
+    """A batch of structures that is searched."""
+
+    placed: Placed
+    """Where the atoms are."""
+    pbc: Flags
+    """Periodic directions, shape (n_structures, 3)."""
+    structure_offsets: Integers
+    """Atoms of structure ``s`` are ``structure_offsets[s]:structure_offsets[s + 1]``."""
+    images: Images
+    """Where the images are."""
+    states: States
+    """``FINE``, or why a structure has no pairs, shape (n_structures,)."""
+
+
+class Pairs(NamedTuple):
+    """The pairs of all atoms in the order of their centres, and room for more."""
+
+    offsets: Integers
+    """Pairs of atom ``i`` are ``offsets[i]:offsets[i + 1]``, shape (n_atoms + 1,)."""
+    distances: Floats
+    """Shape (capacity,)."""
+    atoms: Integers
+    """The neighbour, as an atom of the batch, shape (capacity,)."""
+    images: Shifts
+    """The neighbour, as an image, shape (capacity,)."""
+    n_room: int
+    """No atom is searched when there are more pairs than this."""
 
 
 def empty_placed(n_atoms: int, n_structures: int) -> Placed:
@@ -139,35 +172,47 @@ def empty_placed(n_atoms: int, n_structures: int) -> Placed:
 
 
 def empty_images(placed: Placed, states: States) -> Images:
-    """Allocate scratch space for the structures that are ``FINE``, or for the largest of them.
-
-    What :func:`_search` reads and writes is one block from the start of a page on. A
-    processor takes a load for dependent on an earlier store if the last twelve bits of their
-    addresses agree; arrays wherever they happen to lie make searches slower by up to a half.
-    """
+    """Allocate room for the images of all structures that are ``FINE``, or of the largest."""
     fine = states == FINE
     n_images = np.where(fine, placed.n_images, 0)
     largest, total = int(n_images.max(initial=0)), int(n_images.sum())
     are_kept = total <= max(largest, _MOST_IMAGES)
     capacity = n_padded(total if are_kept else largest) + LANES
     n_bins = int(placed.n_bins[fine].prod(axis=1).max(initial=0))
-    # Those of one more atom always find room at the end.
-    n_found = min(_FOUND_PER_ATOM * len(placed.wrapped), _MOST_FOUND) + n_padded(largest) + LANES
-    doubles = np.empty(6 * capacity + n_found + n_found // 2 + _PAGE)
-    start = -(doubles.ctypes.data // doubles.itemsize) % _PAGE
-    sites, squares, found = np.split(doubles[start:], [6 * capacity, 6 * capacity + n_found])
     return Images(
-        sites=sites.reshape(6, capacity),
+        sites=np.empty((6, capacity)),
         atoms=np.empty(capacity, np.int64),
         shifts=np.empty((capacity, 3), np.int32),
+        most_of_structure=largest,
         are_kept=are_kept,
         first_image=(np.cumsum(n_images) - n_images) * are_kept,
         bins=np.empty(largest, np.int32),
         bin_offsets=np.empty(n_bins + 2, np.int64),
-        squares=squares,
-        found=found.view(np.int32),
-        n_remembered=np.zeros(1, np.int64),
     )
+
+
+def empty_pairs(n_atoms: int, n_pairs: int, n_more: int = 0) -> Pairs:
+    """Allocate room for ``n_pairs`` pairs, and beyond it for ``n_more`` of one more atom."""
+    capacity = n_padded(n_pairs + n_more) + LANES
+    # One block, because numpy asks for huge pages from 4 MiB on. To be given a page of 4 KiB
+    # for the first time takes longer than to write the 200 pairs that it holds.
+    doubles = np.empty(5 * capacity // 2)
+    return Pairs(
+        offsets=np.zeros(n_atoms + 1, np.int64),
+        distances=doubles[:capacity],
+        atoms=doubles[capacity : 2 * capacity].view(np.int64),
+        images=doubles[2 * capacity :].view(np.int32),
+        n_room=n_pairs,
+    )
+
+
+def moved(pairs: Pairs, n_atoms: int, room: Pairs) -> Pairs:
+    """Copy the pairs of the first ``n_atoms`` atoms to where there is more room."""
+    n = pairs.offsets[n_atoms]
+    room.offsets[: n_atoms + 1] = pairs.offsets[: n_atoms + 1]
+    for name in ("distances", "atoms", "images"):
+        getattr(room, name)[:n] = getattr(pairs, name)[:n]
+    return room
 
 
 # ----- The lattice
@@ -425,11 +470,13 @@ def _kept(slab: int, n: int) -> int:
 
 
 @inlined
-def _list_images(placed: Placed, pbc: Flags, s: int, first: int, last: int, images: Images) -> None:
-    """Write the images of the atoms ``first:last`` of structure s in the order of their bins.
+def _list_images(batch: Batch, s: int) -> None:
+    """Write the images of the atoms of structure s in the order of their bins.
 
     Within a bin they are ordered by atom and then by shift.
     """
+    placed, pbc, images = batch.placed, batch.pbc, batch.images
+    first, last = batch.structure_offsets[s], batch.structure_offsets[s + 1]
     sites, shifts, offsets = images.sites, images.shifts, images.bin_offsets
     c = placed.column_axes[s]
     a, b = (c + 1) % 3, (c + 2) % 3
@@ -517,11 +564,21 @@ def _columns_near(placed: Placed, s: int, a: int, fraction: float) -> tuple[int,
 
 
 @inlined
-def _search(placed: Placed, s: int, i: int, limit: float, begin: int, images: Images) -> int:
-    """Find the images whose squared distance from atom i is below ``limit``, itself included.
+def _search(
+    placed: Placed,
+    s: int,
+    i: int,
+    limit: float,
+    coincident: float,
+    images: Images,
+    begin: int,
+    pairs: Pairs,
+) -> tuple[int, int]:
+    """Write the images whose squared distance from atom i is below ``limit`` from ``begin`` on.
 
-    Returns where they end; ``images.found`` and ``images.squares`` hold them from ``begin`` on,
-    in the order of the bins, whichever columns are near.
+    Returns where they end, and how many images are nearer than ``coincident``: these, of which
+    the atom itself is one, are not written. Pairs are in the order of the bins, whichever columns
+    are near.
     """
     c = placed.column_axes[s]
     a, b = (c + 1) % 3, (c + 2) % 3
@@ -536,9 +593,10 @@ def _search(placed: Placed, s: int, i: int, limit: float, begin: int, images: Im
     first = _slab(placed, s, c, at_c - reach_c) - first_c
     last = _slab(placed, s, c, at_c + reach_c) - first_c
     sites, stride = pointer(images.sites), images.sites.shape[1]
-    squares, found = pointer(images.squares), pointer(images.found)
+    distances, found = pointer(pairs.distances), pointer(pairs.images)
+    atoms, atom_of_image = pointer(pairs.atoms), pointer(images.atoms)
     x, y, z = placed.wrapped[i, 0], placed.wrapped[i, 1], placed.wrapped[i, 2]
-    n = begin
+    n, n_coincident = begin, 0
     for near_a in range(n_near_a):
         bin_a = near_a if near_a < n_low_a else near_a - n_low_a + start_a
         for near_b in range(n_near_b):
@@ -550,147 +608,151 @@ def _search(placed: Placed, s: int, i: int, limit: float, begin: int, images: Im
                 dy = (load(sites, g + stride) - y) + load(sites, g + 4 * stride)
                 dz = (load(sites, g + 2 * stride) - z) + load(sites, g + 5 * stride)
                 square = dx * dx + dy * dy + dz * dz
-                n = append_below(squares, found, n, square, limit, g, end)
-    return n
+                n_coincident += count_below(square, coincident, end - g)
+                n = append_between(distances, found, n, square, coincident, limit, g, end)
+    for k in range(begin, n, LANES):
+        store(distances, k, square_root(load(distances, k)))
+    for k in range(begin, n):
+        atoms[k] = atom_of_image[found[k]]
+    return n, n_coincident
 
 
 @kernel
-def count_neighbours(
-    placed: Placed,
-    pbc: Flags,
-    structure_offsets: Integers,
+def find_pairs(
+    batch: Batch,
     limit: float,
     coincident: float,
     max_neighbours: int,
-    images: Images,
-    states: States,
+    first_atom: int,
     witnesses: Integers,
-    counts: Integers,
-) -> None:
-    """Count the neighbours of every atom; leave a structure at the first that cannot be used.
+    pairs: Pairs,
+) -> int:
+    """Find the neighbours of every atom; leave a structure at the first that cannot be used.
 
     Parameters
     ----------
-    placed, pbc, structure_offsets : arrays
-        The batch.
+    batch : Batch
+        Only structures that are ``FINE`` are searched; they may become ``COINCIDENT`` or
+        ``TOO_MANY``. Their images are written, of all or of the last.
     limit, coincident : float
         Squared distances below which an image is a neighbour, or the same site; the second is
         not the greater.
     max_neighbours : int
         Number of neighbours that is accepted.
-    images : Images
-        Scratch space.
-    states : int8 array, shape (n_structures,)
-        Only what is ``FINE`` is searched; becomes ``COINCIDENT`` or ``TOO_MANY``.
+    first_atom : int
+        Where to begin: 0, or what the last call returned.
     witnesses : int64 array, shape (n_structures, 5)
         For ``COINCIDENT`` the two atoms, counted within the structure, and the cell shift of
         the second; for ``TOO_MANY`` the atom and the number of its neighbours.
-    counts : int64 array, shape (n_atoms,)
-        Number of neighbours; 0 throughout a structure that is not ``FINE``.
+    pairs : Pairs
+        What is written: no pairs throughout a structure that is not ``FINE``.
+
+    Returns
+    -------
+    int
+        The first atom whose neighbours there is no room for, or the number of atoms.
     """
-    room = images.squares.shape[0] - images.atoms.shape[0]
-    end = 0
-    images.n_remembered[0] = counts.shape[0]
+    states, images = batch.states, batch.images
+    end = pairs.offsets[first_atom]
     for s in range(len(states)):
-        first, last = structure_offsets[s], structure_offsets[s + 1]
-        before = end
-        if states[s] == FINE:
-            _list_images(placed, pbc, s, first, last, images)
-        for i in range(first, last):
+        first, last = batch.structure_offsets[s], batch.structure_offsets[s + 1]
+        if states[s] == FINE and first >= first_atom:
+            _list_images(batch, s)
+        for i in range(max(first, first_atom), last):
             if states[s] != FINE:
                 break
+            if end > pairs.n_room:
+                return i
             begin = end
-            end = _search(placed, s, i, limit, begin, images)
-            n = end - begin
-            n_coincident = 0
-            for k in range(begin, end):
-                n_coincident += images.squares[k] < coincident
-            counts[i] = n - 1
+            end, n_coincident = _search(batch.placed, s, i, limit, coincident, images, begin, pairs)
+            pairs.offsets[i + 1] = end
             if n_coincident > 1:
                 states[s] = COINCIDENT
-                witnesses[s, 0] = i - first
-                for k in range(begin, end):
-                    g = images.found[k]
-                    shift_a = images.shifts[g, 0] + placed.wraps[i, 0]
-                    shift_b = images.shifts[g, 1] + placed.wraps[i, 1]
-                    shift_c = images.shifts[g, 2] + placed.wraps[i, 2]
-                    is_another = (
-                        images.atoms[g] != i or shift_a != 0 or shift_b != 0 or shift_c != 0
-                    )
-                    if images.squares[k] < coincident and is_another:
-                        witnesses[s, 1] = images.atoms[g] - first
-                        witnesses[s, 2] = shift_a
-                        witnesses[s, 3] = shift_b
-                        witnesses[s, 4] = shift_c
-            elif n - 1 > max_neighbours:
+                _witness(batch, s, i, witnesses)
+            elif end - begin > max_neighbours:
                 states[s] = TOO_MANY
                 witnesses[s, 0] = i - first
-                witnesses[s, 1] = n - 1
-            if end > room:
-                images.n_remembered[0] = min(images.n_remembered[0], i)
-                end = begin
-        if states[s] != FINE:
-            end = before
+                witnesses[s, 1] = end - begin
+        if states[s] != FINE and last > first_atom:
+            end = pairs.offsets[first]
             for i in range(first, last):
-                counts[i] = 0
+                pairs.offsets[i + 1] = end
+    return len(pairs.offsets) - 1
+
+
+@inlined
+def _witness(batch: Batch, s: int, i: int, witnesses: Integers) -> None:
+    """Say which other image is nearest to atom i of structure s."""
+    placed, images = batch.placed, batch.images
+    sites, first = images.sites, batch.structure_offsets[s]
+    witnesses[s, 0] = i - first
+    nearest = np.inf
+    begin = images.first_image[s]
+    for g in range(begin, begin + placed.n_images[s]):
+        square = 0.0
+        for x in range(3):
+            square += ((sites[x, g] - placed.wrapped[i, x]) + sites[3 + x, g]) ** 2
+        shift_a = images.shifts[g, 0] + placed.wraps[i, 0]
+        shift_b = images.shifts[g, 1] + placed.wraps[i, 1]
+        shift_c = images.shifts[g, 2] + placed.wraps[i, 2]
+        is_another = images.atoms[g] != i or shift_a != 0 or shift_b != 0 or shift_c != 0
+        if is_another and square < nearest:
+            nearest = square
+            witnesses[s, 1] = images.atoms[g] - first
+            witnesses[s, 2] = shift_a
+            witnesses[s, 3] = shift_b
+            witnesses[s, 4] = shift_c
+
+
+# ----- Where the neighbours are
 
 
 @kernel
-def list_neighbours(
-    placed: Placed,
-    pbc: Flags,
-    structure_offsets: Integers,
-    limit: float,
-    coincident: float,
-    images: Images,
-    states: States,
-    pair_offsets: Integers,
-    neighbour_index: Integers,
-    cell_shift: Shifts,
-    vectors: Floats,
-    distances: Floats,
+def write_vectors(
+    batch: Batch, pair_offsets: Integers, pair_images: Shifts, vectors: Floats
 ) -> None:
-    """Write the pairs that :func:`count_neighbours` counted.
+    """Write the vector of every pair.
 
     Parameters
     ----------
-    placed, pbc, structure_offsets, limit, coincident, images, states
-        As there.
-    pair_offsets, neighbour_index, cell_shift, vectors, distances : arrays
-        As in :class:`atomlake.neighbours.Neighbours`.
+    batch : Batch
+        As :func:`find_pairs` left it.
+    pair_offsets : int64 array, shape (n_atoms + 1,)
+    pair_images : int32 array, shape (n_pairs,)
+        What it found, or some of it.
+    vectors : float64 array, shape (n_pairs, 3)
+        What is written.
     """
-    sites = images.sites
-    end = 0
-    for s in range(len(states)):
-        if states[s] != FINE:
-            continue
-        first, last = structure_offsets[s], structure_offsets[s + 1]
-        if not images.are_kept or last > images.n_remembered[0]:
-            _list_images(placed, pbc, s, first, last, images)
-        for i in range(first, last):
-            begin = end
-            if i < images.n_remembered[0]:
-                end = begin + 1 + pair_offsets[i + 1] - pair_offsets[i]
-                after = end
-            else:
-                after = _search(placed, s, i, limit, begin, images)
-            x, y, z = placed.wrapped[i, 0], placed.wrapped[i, 1], placed.wrapped[i, 2]
-            wrap_a, wrap_b, wrap_c = placed.wraps[i, 0], placed.wraps[i, 1], placed.wraps[i, 2]
+    wrapped, sites = batch.placed.wrapped, batch.images.sites
+    for s in range(len(batch.states)):
+        if batch.states[s] == FINE and not batch.images.are_kept:
+            _list_images(batch, s)
+        for i in range(batch.structure_offsets[s], batch.structure_offsets[s + 1]):
+            x, y, z = wrapped[i, 0], wrapped[i, 1], wrapped[i, 2]
             # Unsigned indices need no check for counting from the end.
-            pair = np.uintp(pair_offsets[i])
-            for k in range(np.uintp(begin), np.uintp(after)):
-                if images.squares[k] < coincident:
-                    continue
-                g = np.uintp(images.found[k])
-                neighbour_index[pair] = images.atoms[g]
-                cell_shift[pair, 0] = images.shifts[g, 0] + wrap_a
-                cell_shift[pair, 1] = images.shifts[g, 1] + wrap_b
-                cell_shift[pair, 2] = images.shifts[g, 2] + wrap_c
+            for pair in range(np.uintp(pair_offsets[i]), np.uintp(pair_offsets[i + 1])):
+                g = np.uintp(pair_images[pair])
                 vectors[pair, 0] = (sites[0, g] - x) + sites[3, g]
                 vectors[pair, 1] = (sites[1, g] - y) + sites[4, g]
                 vectors[pair, 2] = (sites[2, g] - z) + sites[5, g]
-                distances[pair] = math.sqrt(images.squares[k])
-                pair += np.uintp(1)
+
+
+@kernel
+def write_cell_shifts(
+    batch: Batch, pair_offsets: Integers, pair_images: Shifts, cell_shifts: Shifts
+) -> None:
+    """Write the cell shift of every pair, shape (n_pairs, 3), as :func:`write_vectors` does."""
+    wraps, shifts = batch.placed.wraps, batch.images.shifts
+    for s in range(len(batch.states)):
+        if batch.states[s] == FINE and not batch.images.are_kept:
+            _list_images(batch, s)
+        for i in range(batch.structure_offsets[s], batch.structure_offsets[s + 1]):
+            wrap_a, wrap_b, wrap_c = wraps[i, 0], wraps[i, 1], wraps[i, 2]
+            for pair in range(np.uintp(pair_offsets[i]), np.uintp(pair_offsets[i + 1])):
+                g = np.uintp(pair_images[pair])
+                cell_shifts[pair, 0] = shifts[g, 0] + wrap_a
+                cell_shifts[pair, 1] = shifts[g, 1] + wrap_b
+                cell_shifts[pair, 2] = shifts[g, 2] + wrap_c
 
 
 # ----- A smaller cutoff
@@ -710,23 +772,13 @@ def count_within(
 
 @kernel
 def list_within(
-    neighbour_index: Integers,
-    cell_shift: Shifts,
-    vectors: Floats,
-    distances: Floats,
-    cutoff: float,
-    new_neighbour_index: Integers,
-    new_cell_shift: Shifts,
-    new_vectors: Floats,
-    new_distances: Floats,
+    distances: Floats, neighbour_index: Integers, pair_images: Shifts, cutoff: float, pairs: Pairs
 ) -> None:
     """Copy the pairs that are closer than ``cutoff``."""
     new = 0
     for pair in range(len(distances)):
         if distances[pair] < cutoff:
-            new_neighbour_index[new] = neighbour_index[pair]
-            for x in range(3):
-                new_cell_shift[new, x] = cell_shift[pair, x]
-                new_vectors[new, x] = vectors[pair, x]
-            new_distances[new] = distances[pair]
+            pairs.distances[new] = distances[pair]
+            pairs.atoms[new] = neighbour_index[pair]
+            pairs.images[new] = pair_images[pair]
             new += 1

@@ -375,7 +375,8 @@ def symmetry_functions(
     Parameters
     ----------
     pair_offsets, neighbour_index, vectors, distances : array
-        As in :class:`atomlake.neighbours.Neighbours`.
+        As in :class:`atomlake.neighbours.Neighbours`; vectors have no rows where there are neither
+        angular functions nor gradients.
     numbers : int32 array, shape (n_atoms,)
         Atomic numbers.
     functions : Functions
@@ -413,7 +414,7 @@ def symmetry_functions(
     has_weighted_closed = weighted_closed.n_functions > 0
     has_weighted = has_weighted_radial or has_weighted_closed
     has_gradients = has_positions or has_strain
-    has_vectors = has_gradients or has_closed or has_opened or has_weighted_closed
+    has_vectors = vectors.shape[0] > 0
 
     for i in range(first, last):
         n = pair_offsets[i + 1] - pair_offsets[i]
