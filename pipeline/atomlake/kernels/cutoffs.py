@@ -65,6 +65,26 @@ def cutoff_function(code: int, parameter: float, cutoff: float, r: float) -> tup
 
 
 @inlined
+def cutoff_values(
+    code: int,
+    parameter: float,
+    cutoff: float,
+    r: NDArray[np.float64],
+    n: int,
+    value: NDArray[np.float64],
+) -> None:
+    """As :func:`cutoff_functions`, without the derivative."""
+    if code in (COSINE, SHIFTED_COSINE):
+        width = cutoff if code == COSINE else parameter
+        start = cutoff - width
+        for t in range(n):
+            value[t] = 0.5 + 0.5 * cosine_turn(_part_of(r[t] - start, width))
+    else:
+        for t in range(n):
+            value[t], _ = cutoff_function(code, parameter, cutoff, r[t])
+
+
+@inlined
 def cutoff_functions(
     code: int,
     parameter: float,
@@ -82,11 +102,17 @@ def cutoff_functions(
         width = cutoff if code == COSINE else parameter
         start = cutoff - width
         for t in range(n):
-            x = (r[t] - start) / width
-            x = x if x > 0.0 else 0.0
-            x = x if x < 1.0 else 1.0
+            x = _part_of(r[t] - start, width)
             value[t] = 0.5 + 0.5 * cosine_turn(x)
             derivative[t] = -0.5 * math.pi / width * sine_turn(x)
     else:
         for t in range(n):
             value[t], derivative[t] = cutoff_function(code, parameter, cutoff, r[t])
+
+
+@inlined
+def _part_of(length: float, width: float) -> float:
+    """Return ``length / width``, from 0 to 1."""
+    x = length / width
+    x = x if x > 0.0 else 0.0
+    return x if x < 1.0 else 1.0

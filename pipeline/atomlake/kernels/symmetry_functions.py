@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atomlake.kernels.compiled import inlined, kernel
-from atomlake.kernels.cutoffs import cutoff_functions
+from atomlake.kernels.cutoffs import cutoff_functions, cutoff_values
 from atomlake.kernels.elementary import exponential
 from atomlake.kernels.lanes import (
     LANES,
@@ -430,6 +430,7 @@ def symmetry_functions(
             envelope,
             has_vectors,
             has_weighted,
+            has_gradients,
             environment,
         )
         first_pair = pair_offsets[i] - pair_offsets[first]
@@ -558,7 +559,7 @@ def _triples_pointers(triples: Triples) -> Triples:
     )
 
 
-@kernel
+@inlined
 def _sort_neighbours(
     n: int,
     first_pair: int,
@@ -571,74 +572,96 @@ def _sort_neighbours(
     envelope: Envelope,
     has_vectors: bool,
     has_weighted: bool,
+    has_gradients: bool,
     environment: Environment,
 ) -> None:
     plain, weighted = environment.plain, environment.weighted
-    bounds = plain.bounds
-    for c in range(n_channels + 1):
-        bounds[c] = 0
-    for pair in range(first_pair, first_pair + n):
-        bounds[channel[numbers[neighbour_index[pair]]] + 1] += 1
-    for c in range(1, n_channels + 1):
-        bounds[c] += bounds[c - 1]
-    for pair in range(first_pair, first_pair + n):
-        c = channel[numbers[neighbour_index[pair]]]
-        t = bounds[c]
-        bounds[c] += 1
-        environment.place[t] = pair - first_pair
-        environment.r[t] = distances[pair]
-        if has_vectors:
+    place, r = environment.place, environment.r
+    _order_by_channel(
+        n, first_pair, neighbour_index, numbers, channel, n_channels, place, plain.bounds
+    )
+    for t in range(n):
+        r[t] = distances[first_pair + place[t]]
+    if has_vectors:
+        for t in range(n):
+            pair = first_pair + place[t]
             environment.x[t] = vectors[3 * pair]
             environment.y[t] = vectors[3 * pair + 1]
             environment.z[t] = vectors[3 * pair + 2]
-            environment.inverse_r[t] = 1.0 / distances[pair]
-    # Each bound has moved on to the start of the next channel.
-    for c in range(n_channels, 0, -1):
-        bounds[c] = bounds[c - 1]
-    bounds[0] = 0
+            environment.inverse_r[t] = 1.0 / r[t]
+    code, parameter, cutoff = envelope.code, envelope.parameter, envelope.cutoff
+    if has_gradients:
+        cutoff_functions(code, parameter, cutoff, r, n, plain.value, plain.slope)
+    else:
+        cutoff_values(code, parameter, cutoff, r, n, plain.value)
     weighted.bounds[0] = 0
     weighted.bounds[1] = n
-    cutoff_functions(
-        envelope.code,
-        envelope.parameter,
-        envelope.cutoff,
-        environment.r,
-        n,
-        plain.value,
-        plain.slope,
-    )
     for t in range(n if has_weighted else 0):
-        weight = float(numbers[neighbour_index[first_pair + environment.place[t]]])
+        weight = float(numbers[neighbour_index[first_pair + place[t]]])
         weighted.value[t] = weight * plain.value[t]
         weighted.slope[t] = weight * plain.slope[t]
 
 
-@kernel
+@inlined
+def _order_by_channel(
+    n: int,
+    first_pair: int,
+    neighbour_index: Integers,
+    numbers: NDArray[np.int32],
+    channel: Integers,
+    n_channels: int,
+    place: Integers,
+    bounds: Integers,
+) -> None:
+    """Write the places of all neighbours, channel by channel, and where each channel ends."""
+    for c in range(n_channels + 1):
+        bounds[c] = 0
+    if n_channels == 1:
+        for t in range(n):
+            place[t] = t
+        bounds[1] = n
+        return
+    for pair in range(first_pair, first_pair + n):
+        bounds[channel[numbers[neighbour_index[pair]]] + 1] += 1
+    for c in range(1, n_channels + 1):
+        bounds[c] += bounds[c - 1]
+    for t in range(n):
+        c = channel[numbers[neighbour_index[first_pair + t]]]
+        place[bounds[c]] = t
+        bounds[c] += 1
+    # Each bound has moved on to the start of the next channel.
+    for c in range(n_channels, 0, -1):
+        bounds[c] = bounds[c - 1]
+    bounds[0] = 0
+
+
+@inlined
 def _radial_values(
     functions: RadialFunctions, environment: Environment, channels: Channels, row: Floats
 ) -> None:
     """Write the radial functions: eight Gaussians in a register, over all neighbours."""
+    r, value = environment.r, channels.value
     for c in range(functions.n_channels):
         first, last = channels.bounds[c], channels.bounds[c + 1]
         column = functions.column[c]
-        if functions.n_plain > 0:
-            plain = 0.0
-            for j in range(first, last):
-                plain += channels.value[j]
-            row[column] = plain
-            column += 1
-        for f in range(0, functions.n_gaussians, LANES):
+        # The plain sum waits for its last term; beside the first Gaussians it costs nothing.
+        plain = 0.0
+        for f in range(0, max(functions.n_gaussians, functions.n_plain), LANES):
             eta, r_s = load(functions.eta, f) * -1.0, load(functions.r_s, f)
             total = broadcast(0.0)
+            plain = 0.0
             for j in range(first, last):
-                d = environment.r[j] - r_s
-                total = total + exponential(eta * d * d) * channels.value[j]
-            store_some(row, column + f, total, 0, functions.n_gaussians - f)
-        column += functions.n_gaussians
+                d = r[j] - r_s
+                total = total + exponential(eta * d * d) * value[j]
+                plain += value[j]
+            store_some(row, column + functions.n_plain + f, total, 0, functions.n_gaussians - f)
+        if functions.n_plain > 0:
+            row[column] = plain
+        column += functions.n_plain + functions.n_gaussians
         for f in range(functions.n_cosines):
             cosines = 0.0
             for j in range(first, last):
-                cosines += np.cos(functions.kappa[f] * environment.r[j]) * channels.value[j]
+                cosines += np.cos(functions.kappa[f] * r[j]) * value[j]
             row[column + f] = cosines
 
 
