@@ -28,8 +28,9 @@ Integers = NDArray[np.int64]
 #: A Gaussian is left out of bins that begin this many σ away from its centre, where it is
 #: 1e-15 of its maximum.
 REACH = 8.3
-#: Longest segment in units of σ.
+#: Longest segment in units of σ, for moments and for single Gaussians.
 MAX_SEGMENT = 0.6
+MAX_SINGLE_SEGMENT = 0.1
 #: Narrowest Gaussian in units of a bin. A histogram would do, and it has no derivative.
 MIN_SIGMA = 1e-3
 
@@ -409,7 +410,7 @@ class _ManyBodyTensor(Descriptor):
             output = kernels.Output(
                 self.native_rows == "atom", self.n_features, factor.shape[1], factor, *rows
             )
-            n_moments = 0 if has_gradients else term.bins.n_segments * kernels.N_COEFFICIENTS
+            n_moments = 0 if has_gradients else term.bins.n_segments * kernels.N_MOMENTS
             scratch = kernels.scratch(capacity, factor.shape[1], n_moments)
             add = kernels.add_pairs if term.channel.ndim == 2 else kernels.add_triples
             add(first, last, atoms, pairs, term, scratch, output)
@@ -777,7 +778,8 @@ def _kernel_terms(tensor: _ManyBodyTensor) -> list[kernels.Term | None]:
         if term.k == 1
         else kernels.Term(
             _GEOMETRIES[term.geometry],
-            _bins(term.grid, tensor.normalise_gaussians),
+            _bins(term.grid, tensor.normalise_gaussians, MAX_SEGMENT, kernels.N_MOMENTS),
+            _bins(term.grid, tensor.normalise_gaussians, MAX_SINGLE_SEGMENT, kernels.N_SINGLE),
             kernels.Weighting(
                 _WEIGHTINGS[term.weighting.function],
                 term.weighting.scale or term.weighting.sharpness or 0.0,
@@ -791,30 +793,31 @@ def _kernel_terms(tensor: _ManyBodyTensor) -> list[kernels.Term | None]:
     ]
 
 
-def _bins(grid: Grid, has_unit_area: bool) -> kernels.Bins:
+def _bins(grid: Grid, has_unit_area: bool, max_segment: float, n_coefficients: int) -> kernels.Bins:
     """Bins with the Taylor series of a Gaussian's share around the middle of each segment.
 
     The derivative of degree d of the distribution function is, up to its sign, the Hermite
     polynomial of degree d - 1 times the Gaussian. 16 coefficients leave out 4e-16 of the
-    Gaussian's maximum.
+    Gaussian's maximum on the longest segment for moments; 10 leave out 3e-17 on the longest for
+    single Gaussians, and 8e-15 of the largest derivative.
     """
-    bins_per_segment = max(1, math.floor(MAX_SEGMENT * grid.sigma / grid.width))
-    segments_per_bin = max(1, math.ceil(grid.width / (MAX_SEGMENT * grid.sigma)))
+    bins_per_segment = max(1, math.floor(max_segment * grid.sigma / grid.width))
+    segments_per_bin = max(1, math.ceil(grid.width / (max_segment * grid.sigma)))
     segment = grid.width * bins_per_segment / segments_per_bin
     n_before = math.ceil(REACH * grid.sigma / grid.width)
     n_blocks = n_padded(bins_per_segment + 2 * n_before) // LANES
     index = np.arange(n_blocks * LANES) - n_before
     middle = segment * (np.arange(segments_per_bin)[:, None] + 0.5)
-    table = np.empty((segments_per_bin, kernels.N_COEFFICIENTS, len(index)))
+    table = np.empty((segments_per_bin, n_coefficients, len(index)))
     table[:, 0] = _shares(grid, grid.first_edge + middle, has_unit_area, index)
     lower = (index * grid.width - middle) / grid.sigma
     upper = lower + grid.width / grid.sigma
     scale = -_height(grid, has_unit_area)
-    for degree in range(1, kernels.N_COEFFICIENTS):
+    for degree in range(1, n_coefficients):
         scale *= 0.5 * segment / grid.sigma / degree
         table[:, degree] = scale * (_derivative(degree, upper) - _derivative(degree, lower))
     n_outside = math.ceil(REACH * grid.sigma / segment)
-    blocks = table.reshape(segments_per_bin, kernels.N_COEFFICIENTS, n_blocks, LANES)
+    blocks = table.reshape(segments_per_bin, n_coefficients, n_blocks, LANES)
     return kernels.Bins(
         first_edge=grid.first_edge,
         n_bins=grid.n_bins,

@@ -7,7 +7,8 @@ a polynomial in the place of the Gaussian's centre, ``Σ_d c_d x^d``, with coeff
 a table (:class:`Bins`). So the sum over all Gaussians on a segment needs only their moments
 ``Σ w x^d``: a Gaussian costs two SIMD registers, and the bins around a segment are
 evaluated once, however many Gaussians there are. Gradients are evaluated for each Gaussian,
-as each has atoms of its own. There is no call of the error function.
+as each has atoms of its own: on finer segments, where polynomials are shorter. There is no call
+of the error function.
 """
 
 from __future__ import annotations
@@ -48,8 +49,10 @@ EXPONENTIAL = 1
 INVERSE_SQUARE = 2
 SMOOTH_CUTOFF = 3
 
-#: Coefficients of each polynomial of :class:`Bins`: two registers.
-N_COEFFICIENTS = 2 * LANES
+#: Coefficients of each polynomial whose moments are summed: two registers.
+N_MOMENTS = 2 * LANES
+#: Coefficients of each polynomial that is evaluated for a single Gaussian.
+N_SINGLE = 10
 
 #: Below this sine three atoms lie on a line, where the angle has no derivative.
 COLLINEAR_SINE = 1e-6
@@ -76,7 +79,7 @@ class Bins(NamedTuple):
         The table begins this many bins before the bin in which the segment begins.
     n_blocks : int
         Blocks of bins in the table.
-    table : float64 array, shape (segments_per_bin, n_blocks, N_COEFFICIENTS, LANES)
+    table : float64 array, shape (segments_per_bin, n_blocks, n_coefficients, LANES)
         Coefficients in ascending order of the polynomial in x, which runs from -1 to 1
         along the segment.
     """
@@ -121,6 +124,9 @@ class Term(NamedTuple):
     geometry : int
         One of the constants above.
     bins : Bins
+        For moments, with :data:`N_MOMENTS` coefficients.
+    single_bins : Bins
+        The same bins with :data:`N_SINGLE` coefficients.
     weighting : Weighting
     first_column : int
         Feature column where the term begins.
@@ -133,6 +139,7 @@ class Term(NamedTuple):
 
     geometry: int
     bins: Bins
+    single_bins: Bins
     weighting: Weighting
     first_column: int
     n_species: int
@@ -230,7 +237,7 @@ class Scratch(NamedTuple):
     channel: Integers
     place: Integers
     # (n_channels,) whether a row has Gaussians of the channel, and (n_channels, n_segments,
-    # N_COEFFICIENTS) their moments.
+    # N_MOMENTS) their moments.
     is_touched: Integers
     moments: Floats
     # (6, LANES) factors of the powers of x.
@@ -537,25 +544,30 @@ def _pair_pointers(pairs: Pairs) -> Pairs:
 
 @inlined
 def _term_pointers(term: Term) -> Term:
-    bins = term.bins
     return Term(
         term.geometry,
-        Bins(
-            bins.first_edge,
-            bins.n_bins,
-            bins.segment,
-            bins.bins_per_segment,
-            bins.segments_per_bin,
-            bins.first_segment,
-            bins.n_segments,
-            bins.n_before,
-            bins.n_blocks,
-            pointer(bins.table),
-        ),
+        _bin_pointers(term.bins),
+        _bin_pointers(term.single_bins),
         term.weighting,
         term.first_column,
         term.n_species,
         pointer(term.channel),
+    )
+
+
+@inlined
+def _bin_pointers(bins: Bins) -> Bins:
+    return Bins(
+        bins.first_edge,
+        bins.n_bins,
+        bins.segment,
+        bins.bins_per_segment,
+        bins.segments_per_bin,
+        bins.first_segment,
+        bins.n_segments,
+        bins.n_before,
+        bins.n_blocks,
+        pointer(bins.table),
     )
 
 
@@ -834,7 +846,7 @@ def _add_moments(n: int, bins: Bins, scratch: Scratch) -> None:
         x4 = x2 * x2
         # The powers of x from 0 to 7; in lane d are the factors that the bits of d say.
         low = (has_x * x + no_x) * (has_x2 * x2 + no_x2) * (has_x4 * x4 + no_x4) * scratch.weight[g]
-        t = (scratch.channel[g] * bins.n_segments + place) * N_COEFFICIENTS
+        t = (scratch.channel[g] * bins.n_segments + place) * N_MOMENTS
         store(moments, t, load(moments, t) + low)
         store(moments, t + LANES, load(moments, t + LANES) + low * (x4 * x4))
 
@@ -851,17 +863,17 @@ def _add_values(feature_row: int, term: Term, scratch: Scratch, output: Output) 
         scratch.is_touched[channel] = 0
         start = row + channel * bins.n_bins
         for place in range(bins.n_segments):
-            t = (channel * bins.n_segments + place) * N_COEFFICIENTS
+            t = (channel * bins.n_segments + place) * N_MOMENTS
             # The sum of weights, all of which are positive.
             if moments[t] == 0.0:
                 continue
-            window = _window(bins, bins.first_segment + place)
+            window = _window(bins, bins.first_segment + place, N_MOMENTS)
             for block in range(window.first_block, window.last_block):
                 bin_ = window.start + block * LANES
                 lower, upper = max(0, -bin_), min(LANES, bins.n_bins - bin_)
-                at = window.coefficients + block * N_COEFFICIENTS * LANES
+                at = window.coefficients + block * N_MOMENTS * LANES
                 sum_ = load_some(features, start + bin_, lower, upper)
-                for d in range(N_COEFFICIENTS):
+                for d in range(N_MOMENTS):
                     sum_ = sum_ + load(bins.table, at + d * LANES) * moments[t + d]
                 store_some(features, start + bin_, sum_, lower, upper)
             store(moments, t, zeros)
@@ -882,7 +894,7 @@ def _add_value_and_changes(
     output: Output,
 ) -> None:
     """Add one Gaussian of the list to the features, and its changes to the gradients."""
-    bins = term.bins
+    bins = term.single_bins
     column = term.first_column + scratch.channel[g] * bins.n_bins
     n_positions, n_strain = 0, 0
     if has_positions:
@@ -900,7 +912,7 @@ def _add_value_and_changes(
         n_strain = _N_STRAIN_RUNS
         _list_strain_runs(p, q, feature_row, column, scratch, output)
     segment, x = _segment(bins, scratch.value[g])
-    window = _window(bins, segment)
+    window = _window(bins, segment, N_SINGLE)
     start = feature_row * output.n_features + column
     for block in range(window.first_block, window.last_block):
         bin_ = window.start + block * LANES
@@ -940,7 +952,7 @@ def _segment(bins: Bins, value: float) -> tuple[int, float]:
 
 
 @inlined
-def _window(bins: Bins, segment: int) -> _Window:
+def _window(bins: Bins, segment: int, n_coefficients: int) -> _Window:
     """The bins that a Gaussian of a segment reaches."""
     bin_ = segment // bins.segments_per_bin
     start = bin_ * bins.bins_per_segment - bins.n_before
@@ -948,17 +960,17 @@ def _window(bins: Bins, segment: int) -> _Window:
         start,
         max(0, -start // LANES),
         min(bins.n_blocks, (bins.n_bins - start + LANES - 1) // LANES),
-        (segment - bin_ * bins.segments_per_bin) * bins.n_blocks * N_COEFFICIENTS * LANES,
+        (segment - bin_ * bins.segments_per_bin) * bins.n_blocks * n_coefficients * LANES,
     )
 
 
 @inlined
 def _share_and_slope(bins: Bins, window: _Window, block: int, x: float) -> tuple[Any, Any]:
     """Share of a Gaussian in a block of bins, and its derivative by the value."""
-    at = window.coefficients + block * N_COEFFICIENTS * LANES
-    share = load(bins.table, at + (N_COEFFICIENTS - 1) * LANES)
+    at = window.coefficients + block * N_SINGLE * LANES
+    share = load(bins.table, at + (N_SINGLE - 1) * LANES)
     slope = share
-    for d in range(N_COEFFICIENTS - 2, 0, -1):
+    for d in range(N_SINGLE - 2, 0, -1):
         share = share * x + load(bins.table, at + d * LANES)
         slope = slope * x + share
     # x runs over 2 while the value runs over the segment.
