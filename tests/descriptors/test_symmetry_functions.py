@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
+from ase.data import atomic_numbers
 from ase.neighborlist import neighbor_list
 from pydantic import ValidationError
 
 from atomlake.descriptors import SymmetryFunctions
+from atomlake.kernels.symmetry_functions import _MOST_LOOKED_THROUGH
 from atomlake.structures import Structures
 
 G2 = [(0.05, 0.0), (4.0, 0.0), (1.0, 1.5), (0.5, 3.0)]
@@ -159,6 +161,23 @@ def test_functions_of_species_are_the_printed_formulae():
         )
         column = of_features(dataset, function=name, species_1=one, species_2=two, zeta=zeta)
         np.testing.assert_allclose(column[:, 0], expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_species_that_do_not_occur_change_nothing(name):
+    """Neighbours are sorted in one way where there are few species, in another where many."""
+    own = symbols(STRUCTURES[name])
+    others = ("H", "Li", "Be", "B", "F", "Mg", "Si", "P", "Au", "U")
+    assert len({*own, *others}) > _MOST_LOOKED_THROUGH
+    options = {"cutoff": 4.0, "g1": True, "g2": G2, "g4": ANGULAR}
+    few = SymmetryFunctions(species=own, **options).compute(STRUCTURES[name], ["positions"])
+    many = SymmetryFunctions(species=tuple({*own, *others}), **options)
+    many = many.compute(STRUCTURES[name], ["positions"])
+    numbers = [0, *(atomic_numbers[symbol] for symbol in own)]
+    is_own = np.isin(many.species_1, numbers) & np.isin(many.species_2, numbers)
+    for quantity in ("features", "gradient_positions"):
+        np.testing.assert_array_equal(many[quantity].values[..., is_own], few[quantity].values)
+        assert not many[quantity].values[..., ~is_own].any()
 
 
 def test_amp_counts_eta_in_units_of_the_cutoff():

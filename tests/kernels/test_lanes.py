@@ -5,7 +5,16 @@ import pytest
 from numba.core.errors import TypingError
 
 from atomlake.kernels.compiled import kernel
-from atomlake.kernels.lanes import LANES, broadcast, load, n_padded, pointer, store, store_some
+from atomlake.kernels.lanes import (
+    LANES,
+    broadcast,
+    load,
+    load_at,
+    n_padded,
+    pointer,
+    store,
+    store_some,
+)
 
 
 @kernel
@@ -39,6 +48,22 @@ def test_some_lanes_are_written_and_the_rest_is_left_alone(rng, dtype, first, la
     expected = np.full(20, 7.0, dtype)
     some = slice(max(first, 0), min(last, LANES))
     expected[6:14][some] = x[some]
+    np.testing.assert_array_equal(result, expected)
+
+
+@kernel
+def _look_up(data, indices, first, n, result):
+    store(pointer(result), 0, load_at(pointer(data), pointer(indices), first, n))
+
+
+@pytest.mark.parametrize("n", [-1, 0, 3, 8, 20])
+def test_numbers_are_looked_up_where_indices_say_and_nowhere_else(rng, n):
+    data = rng.integers(-100, 100, 50).astype(np.int32)
+    indices = rng.integers(0, 50, 2 + LANES)
+    expected = np.where(np.arange(LANES) < n, data[indices[2:]], 0)
+    indices[2 + max(n, 0) :] = 2**60
+    result = np.empty(LANES)
+    _look_up(data, indices, 2, n, result)
     np.testing.assert_array_equal(result, expected)
 
 

@@ -688,6 +688,10 @@ def empty_rows(
 
 def cut(nbytes: NDArray[np.int64], max_nbytes: int) -> Iterator[tuple[int, int]]:
     """Cut rows of given sizes into runs of at most ``max_nbytes``, or of one larger row."""
+    if len(nbytes) > 0 and nbytes.sum() <= max_nbytes:
+        # One run needs no list of where every row ends, which takes longer than all else here.
+        yield 0, len(nbytes)
+        return
     ends = np.cumsum(nbytes).tolist()
     first, before = 0, 0
     while first < len(ends):

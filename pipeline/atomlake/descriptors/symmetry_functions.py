@@ -394,6 +394,7 @@ def _kernel_functions(descriptor: SymmetryFunctions) -> kernels.Functions:
     return kernels.Functions(
         envelope=kernels.Envelope(d.cutoff_function.code, d.cutoff_function.parameter, d.cutoff),
         channel=np.maximum(d.species_table, 0) if d._has_channels else 0 * d.species_table,
+        channel_number=d.species_numbers.astype(np.float64) if d._has_channels else np.zeros(1),
         radial=kernels.radial_functions(d.g1, g2, d.g3, np.arange(n_channels) * d._n_per_species),
         closed=kernels.angular_functions(True, g4, pairs),
         opened=kernels.angular_functions(False, g5, pairs + len(g4)),

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from atomlake.kernels.compiled import inlined
 from atomlake.kernels.elementary import cosine_turn, sine_turn
+from atomlake.kernels.lanes import LANES, larger, load, smaller, store
 
 STEP = 0
 COSINE = 1
@@ -73,12 +74,13 @@ def cutoff_values(
     n: int,
     value: NDArray[np.float64],
 ) -> None:
-    """As :func:`cutoff_functions`, without the derivative."""
+    """As :func:`cutoff_functions`, without the derivative; writes whole blocks of lanes."""
     if code in (COSINE, SHIFTED_COSINE):
         width = cutoff if code == COSINE else parameter
         start = cutoff - width
-        for t in range(n):
-            value[t] = 0.5 + 0.5 * cosine_turn(_part_of(r[t] - start, width))
+        for t in range(0, n, LANES):
+            x = smaller(larger((load(r, t) - start) / width, 0.0), 1.0)
+            store(value, t, cosine_turn(x) * 0.5 + 0.5)
     else:
         for t in range(n):
             value[t], _ = cutoff_function(code, parameter, cutoff, r[t])
@@ -102,17 +104,11 @@ def cutoff_functions(
         width = cutoff if code == COSINE else parameter
         start = cutoff - width
         for t in range(n):
-            x = _part_of(r[t] - start, width)
+            x = (r[t] - start) / width
+            x = x if x > 0.0 else 0.0
+            x = x if x < 1.0 else 1.0
             value[t] = 0.5 + 0.5 * cosine_turn(x)
             derivative[t] = -0.5 * math.pi / width * sine_turn(x)
     else:
         for t in range(n):
             value[t], derivative[t] = cutoff_function(code, parameter, cutoff, r[t])
-
-
-@inlined
-def _part_of(length: float, width: float) -> float:
-    """Return ``length / width``, from 0 to 1."""
-    x = length / width
-    x = x if x > 0.0 else 0.0
-    return x if x < 1.0 else 1.0

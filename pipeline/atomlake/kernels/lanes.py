@@ -149,6 +149,42 @@ def load_some(typing: Any, data: Any, index: Any, first: Any, last: Any) -> Any:
 
 
 @_instruction
+def load_at(typing: Any, data: Any, indices: Any, first: Any, n: Any) -> Any:
+    """Return ``data[indices[first:first + 8]]`` of int32 data, of which only ``n`` are read.
+
+    The indices are int64; lanes from ``n`` on are 0.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        base, indices, first, n = arguments
+        align = ir.Constant(ir.IntType(32), 4)
+        integers, numbers = (ir.VectorType(ir.IntType(bits), LANES) for bits in (64, 32))
+        addresses = ir.VectorType(base.type, LANES)
+        mask = _mask(builder, ir.Constant(ir.IntType(64), 0), n)
+        load_indices = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(integers, [integers.as_pointer(), align.type, mask.type, integers]),
+            "llvm.masked.load.v8i64.p0",
+        )
+        address = builder.bitcast(builder.gep(indices, [first]), integers.as_pointer())
+        zeros = ir.Constant(integers, [0] * LANES)
+        index = builder.call(load_indices, [address, align, mask, zeros])
+        gather = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(numbers, [addresses, align.type, mask.type, numbers]),
+            "llvm.masked.gather.v8i32.v8p0",
+        )
+        # In bytes, because llvmlite takes no vector for an index.
+        start = _splat(builder, builder.ptrtoint(base, ir.IntType(64)), integers)
+        offset = builder.shl(index, ir.Constant(integers, [2] * LANES))
+        where = builder.inttoptr(builder.add(start, offset), addresses)
+        found = builder.call(gather, [where, align, mask, ir.Constant(numbers, [0] * LANES)])
+        return builder.sitofp(found, _DOUBLES)
+
+    return _lanes(data, indices, types.intp, types.intp), generate
+
+
+@_instruction
 def store_some(typing: Any, data: Any, index: Any, value: Any, first: Any, last: Any) -> Any:
     """Write the lanes ``first:last`` to ``data[index + first:index + last]``.
 

@@ -27,6 +27,7 @@ from atomlake.kernels.lanes import (
     lane_sum,
     larger,
     load,
+    load_at,
     load_some,
     n_padded,
     pack_below,
@@ -40,6 +41,8 @@ from atomlake.kernels.lanes import (
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+#: Most channels that neighbours are looked through for one by one; more are counted.
+_MOST_LOOKED_THROUGH = 8
 #: About as many triples are tabulated together: their tables fit in the L2 cache.
 RUN = 256
 
@@ -127,6 +130,8 @@ class Functions(NamedTuple):
         Cutoff function of every distance.
     channel : int64 array, shape (119,)
         Channel of each atomic number.
+    channel_number : float64 array, shape (n_channels,)
+        Atomic number of each channel; of no meaning where there is one channel for all.
     radial, closed, opened : RadialFunctions, AngularFunctions
         Functions for each channel and each pair of channels.
     weighted_radial, weighted_closed : RadialFunctions, AngularFunctions
@@ -135,6 +140,7 @@ class Functions(NamedTuple):
 
     envelope: Envelope
     channel: Integers
+    channel_number: Floats
     radial: RadialFunctions
     closed: AngularFunctions
     opened: AngularFunctions
@@ -214,6 +220,10 @@ class Environment(NamedTuple):
         Position relative to the centre, distance and its inverse.
     place : int64 array, shape (capacity,)
         Place in the centre's list of pairs.
+    order : int64 array, shape (capacity,)
+        0, 1, 2, ...
+    number : float64 array, shape (capacity,)
+        Atomic numbers in the order of the centre's list.
     plain, weighted : Channels
         By species, each counted once; all together, each counted with its atomic number.
     """
@@ -224,6 +234,8 @@ class Environment(NamedTuple):
     r: Floats
     inverse_r: Floats
     place: Integers
+    order: Integers
+    number: Floats
     plain: Channels
     weighted: Channels
 
@@ -325,6 +337,8 @@ def empty_workspace(functions: Functions, max_pairs: int, n_features: int) -> Wo
             r,
             inverse_r,
             place=np.empty(n, np.int64),
+            order=np.arange(n),
+            number=np.empty(n),
             plain=Channels(value, slope, bounds),
             weighted=Channels(weighted_value, weighted_slope, weighted_bounds),
         ),
@@ -391,7 +405,7 @@ def symmetry_functions(
     n_block = workspace.block.shape[1]
     has_positions = gradient_positions.shape[0] > 0
     has_strain = gradient_strain.shape[0] > 0
-    channel = pointer(functions.channel)
+    channel, channel_number = pointer(functions.channel), pointer(functions.channel_number)
     envelope = functions.envelope
     radial = _radial_pointers(functions.radial)
     closed = _angular_pointers(functions.closed)
@@ -426,6 +440,7 @@ def symmetry_functions(
             pointer(distances),
             pointer(numbers),
             channel,
+            channel_number,
             closed.n_channels,
             envelope,
             has_vectors,
@@ -529,6 +544,8 @@ def _environment_pointers(environment: Environment) -> Environment:
         pointer(environment.r),
         pointer(environment.inverse_r),
         pointer(environment.place),
+        pointer(environment.order),
+        pointer(environment.number),
         Channels(pointer(plain.value), pointer(plain.slope), pointer(plain.bounds)),
         Channels(pointer(weighted.value), pointer(weighted.slope), pointer(weighted.bounds)),
     )
@@ -568,6 +585,7 @@ def _sort_neighbours(
     distances: Floats,
     numbers: NDArray[np.int32],
     channel: Integers,
+    channel_number: Floats,
     n_channels: int,
     envelope: Envelope,
     has_vectors: bool,
@@ -575,13 +593,45 @@ def _sort_neighbours(
     has_gradients: bool,
     environment: Environment,
 ) -> None:
+    """Fill the environment of a centre.
+
+    Neighbours of a few channels are sorted in whole blocks of lanes, once for each channel: a
+    centre has few neighbours, and where a loop over them ends the processor guesses wrong.
+    """
     plain, weighted = environment.plain, environment.weighted
-    place, r = environment.place, environment.r
-    _order_by_channel(
-        n, first_pair, neighbour_index, numbers, channel, n_channels, place, plain.bounds
-    )
-    for t in range(n):
-        r[t] = distances[first_pair + place[t]]
+    order, place, r = environment.order, environment.place, environment.r
+    number, bounds = environment.number, plain.bounds
+    if n_channels == 1:
+        for t in range(0, n, LANES):
+            store(r, t, load_some(distances, first_pair + t, 0, n - t))
+            store(place, t, load(order, t))
+        bounds[0] = 0
+        bounds[1] = n
+    elif n_channels <= _MOST_LOOKED_THROUGH:
+        for t in range(0, n, LANES):
+            store(number, t, load_at(numbers, neighbour_index, first_pair + t, n - t))
+        to = 0
+        for c in range(n_channels):
+            bounds[c] = to
+            for t in range(0, n, LANES):
+                gap = load(number, t) - channel_number[c]
+                test, distance = gap * gap, load_some(distances, first_pair + t, 0, n - t)
+                store(r, to, pack_below(distance, test, 0.5, n - t))
+                store(place, to, pack_below(load(order, t), test, 0.5, n - t))
+                to += count_below(test, 0.5, n - t)
+        bounds[n_channels] = n
+    else:
+        _count_channels(n, first_pair, neighbour_index, numbers, channel, n_channels, bounds)
+        for t in range(n):
+            c = channel[numbers[neighbour_index[first_pair + t]]]
+            place[bounds[c]] = t
+            bounds[c] += 1
+        # Each bound has moved on to the start of the next channel.
+        for c in range(n_channels, 0, -1):
+            bounds[c] = bounds[c - 1]
+        bounds[0] = 0
+        for t in range(n):
+            r[t] = distances[first_pair + place[t]]
     if has_vectors:
         for t in range(n):
             pair = first_pair + place[t]
@@ -603,36 +653,22 @@ def _sort_neighbours(
 
 
 @inlined
-def _order_by_channel(
+def _count_channels(
     n: int,
     first_pair: int,
     neighbour_index: Integers,
     numbers: NDArray[np.int32],
     channel: Integers,
     n_channels: int,
-    place: Integers,
     bounds: Integers,
 ) -> None:
-    """Write the places of all neighbours, channel by channel, and where each channel ends."""
+    """Write where the neighbours of each channel begin."""
     for c in range(n_channels + 1):
         bounds[c] = 0
-    if n_channels == 1:
-        for t in range(n):
-            place[t] = t
-        bounds[1] = n
-        return
     for pair in range(first_pair, first_pair + n):
         bounds[channel[numbers[neighbour_index[pair]]] + 1] += 1
     for c in range(1, n_channels + 1):
         bounds[c] += bounds[c - 1]
-    for t in range(n):
-        c = channel[numbers[neighbour_index[first_pair + t]]]
-        place[bounds[c]] = t
-        bounds[c] += 1
-    # Each bound has moved on to the start of the next channel.
-    for c in range(n_channels, 0, -1):
-        bounds[c] = bounds[c - 1]
-    bounds[0] = 0
 
 
 @inlined
