@@ -576,7 +576,7 @@ def _triples_pointers(triples: Triples) -> Triples:
     )
 
 
-@inlined
+@kernel
 def _sort_neighbours(
     n: int,
     first_pair: int,
