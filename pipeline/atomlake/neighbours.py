@@ -60,14 +60,15 @@ class Neighbours:
     @cached_property
     def vectors(self) -> NDArray[np.float64]:
         """``r_ij`` in Å, from the centre to the neighbour, shape (n_pairs, 3)."""
-        vectors = np.empty((self.n_pairs, 3))
+        vectors = kernels.empty_doubles(3 * self.n_pairs).reshape(-1, 3)
         kernels.write_vectors(self._batch, self.pair_offsets, self._images, vectors)
         return vectors
 
     @cached_property
     def cell_shift(self) -> NDArray[np.int32]:
         """Multiples of the cell vectors added to the neighbour's position, shape (n_pairs, 3)."""
-        shifts = np.empty((self.n_pairs, 3), np.int32)
+        n = 3 * self.n_pairs
+        shifts = kernels.empty_doubles(-(-n // 2)).view(np.int32)[:n].reshape(-1, 3)
         kernels.write_cell_shifts(self._batch, self.pair_offsets, self._images, shifts)
         return shifts
 

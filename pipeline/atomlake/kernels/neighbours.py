@@ -66,8 +66,8 @@ _BINNED_FROM = 64
 #: Added to the reach (Å) where bins and images are chosen, against the rounding of
 #: fractional coordinates of atoms as far as 1e7 Å from the origin.
 _SLACK = 1e-6
-#: Doubles in a page of memory.
-_PAGE = 512
+#: Bytes of a huge page.
+_HUGE_PAGE = 2**21
 #: Images of all structures together that are kept.
 _MOST_IMAGES = 2**17
 
@@ -191,12 +191,24 @@ def empty_images(placed: Placed, states: States) -> Images:
     )
 
 
+def empty_doubles(n: int) -> Floats:
+    """Allocate ``n`` doubles; from 4 MiB on, where numpy asks for huge pages, all of them in such.
+
+    To be given a page of 4 KiB for the first time takes longer than to write the 200 pairs that
+    it holds, and a large array that begins and ends anywhere has hundreds of them.
+    """
+    if 8 * n < 2 * _HUGE_PAGE:
+        return np.empty(n)
+    doubles = np.empty(n + 2 * _HUGE_PAGE // 8)
+    start = -doubles.ctypes.data % _HUGE_PAGE // 8
+    return doubles[start : start + n]
+
+
 def empty_pairs(n_atoms: int, n_pairs: int, n_more: int = 0) -> Pairs:
     """Allocate room for ``n_pairs`` pairs, and beyond it for ``n_more`` of one more atom."""
     capacity = n_padded(n_pairs + n_more) + LANES
-    # One block, because numpy asks for huge pages from 4 MiB on. To be given a page of 4 KiB
-    # for the first time takes longer than to write the 200 pairs that it holds.
-    doubles = np.empty(5 * capacity // 2)
+    # One block, which is sooner large enough for huge pages than three.
+    doubles = empty_doubles(5 * capacity // 2)
     return Pairs(
         offsets=np.zeros(n_atoms + 1, np.int64),
         distances=doubles[:capacity],
