@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -123,6 +124,23 @@ def test_threads_read_what_one_thread_reads(lake: Path, monkeypatch: pytest.Monk
     with ThreadPoolExecutor(8) as threads:
         found = threads.map(lambda name: (name, files.array(GROUP, name).read()), NAMES * 20)
         assert all(same_bits(values, expected[name]) for name, values in found)
+
+
+def test_threads_that_open_one_file_at_once_leave_one_open(
+    lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With threads that take turns as often as they can, each a reason to open files again."""
+    monkeypatch.setattr(chunks, "N_OPEN_FILES", 2)
+    names = [name for name in NAMES if name.startswith(("a1", "a5"))]
+    expected = {name: by_zarr(lake, name) for name in names}
+    files, interval = Files(lake), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            found = threads.map(lambda name: (name, files.array(GROUP, name).read()), names * 800)
+            assert all(same_bits(values, expected[name]) for name, values in found)
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_fork_and_a_pickle_read_on(lake: Path) -> None:

@@ -85,7 +85,7 @@ class Files:
         found = self._arrays.get((group, name))
         if found is None:
             found = StoredArray(self, group, name, self.arrays(group))
-            _remember(self._arrays, (group, name), found, N_KNOWN_ARRAYS)
+            found = _remember(self._arrays, (group, name), found, N_KNOWN_ARRAYS)
         else:
             _touch(self._arrays, (group, name))
         return found
@@ -117,8 +117,7 @@ class Files:
         """
         found = self._open.get(path)
         if found is None:
-            found = _File(self, path, n_chunks)
-            _remember(self._open, path, found, N_OPEN_FILES)
+            found = _remember(self._open, path, _File(self, path, n_chunks), N_OPEN_FILES)
         else:
             _touch(self._open, path)
         return found
@@ -135,13 +134,14 @@ class Files:
         """
         found = self._known.get(identity)
         if found is None:
-            found = bytearray(n_chunks)
-            _remember(self._known, identity, found, N_KNOWN_FILES)
+            found = _remember(self._known, identity, bytearray(n_chunks), N_KNOWN_FILES)
         return found
 
 
 # Each of these steps is one call that other threads see whole: no lock is held that a fork in
-# another thread could leave locked.
+# another thread could leave locked. None may drop a value before it is done, which would close a
+# file and let other threads in: to write ``known[key]`` over another value ends the process now
+# and then.
 
 
 def _touch(known: OrderedDict[Any, Any], key: Any) -> None:
@@ -151,13 +151,15 @@ def _touch(known: OrderedDict[Any, Any], key: Any) -> None:
         return
 
 
-def _remember(known: OrderedDict[Any, Any], key: Any, value: Any, n_most: int) -> None:
-    known[key] = value
+def _remember[Value](known: OrderedDict[Any, Value], key: Any, value: Value, n_most: int) -> Value:
+    """Keep a value, and forget the oldest; return the one that is kept, by whichever thread."""
+    kept = known.setdefault(key, value)
     while len(known) > n_most:
         try:
             known.popitem(last=False)
         except KeyError:
-            return
+            break
+    return kept
 
 
 def damaged(lake: layout.Place, path: str, problem: str) -> LakeError:
