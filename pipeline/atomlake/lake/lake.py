@@ -362,6 +362,7 @@ class Lake:
                         "source", "location", "key", "structure_id", "part_id", "row"
                     ),
                     on=["part_id", "row"],
+                    maintain_order="left",
                 )
             )
             return pl.concat([whole.select(columns), some.select(columns)]).collect()
