@@ -100,7 +100,9 @@ def full(folder):
     assert code == ExitCode.REFUSED, said
     assert "free" in said
     mount("-o", "remount,size=120M", str(folder))
-    filling = subprocess.Popen([sys.executable, __file__, "fill", str(folder)])
+    command = [sys.executable, __file__, "fill", str(folder)]
+    filling = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert filling.stdout.readline() == b"ready\n"
     code, said = atomlake_run(recipe)
     filling.wait(60)
     assert code == ExitCode.LAKE, said
@@ -117,6 +119,7 @@ def full(folder):
 def fill(folder):
     """Fill the disk as soon as the run has begun to write."""
     before = len(list((folder / "lake" / "catalogue" / "runs").rglob("*.parquet")))
+    print("ready", flush=True)
     while len(list((folder / "lake" / "catalogue" / "runs").rglob("*.parquet"))) == before:
         pass
     with (folder / "fill").open("wb", buffering=0) as file:
