@@ -270,8 +270,8 @@ def _cut(array: NDArray[Any], offsets: Integers) -> Iterator[bytes]:
 def _cut_label(title: str, values: Floats, offsets: Integers) -> Iterator[bytes]:
     """As :func:`_cut`, after the label's name; nothing for a structure that has no value."""
     is_known = ~np.isnan(values).all(axis=tuple(range(1, values.ndim)))
-    n_known = np.concatenate([[0], np.cumsum(is_known)])[offsets]
-    for content, n in zip(_cut(values, offsets), np.diff(n_known).tolist(), strict=True):
+    n_known = np.diff(_offsets(is_known)[offsets])
+    for content, n in zip(_cut(values, offsets), n_known.tolist(), strict=True):
         yield title.encode() + content if n else b""
 
 

@@ -258,8 +258,8 @@ def _labels_present(structures: Structures) -> pl.Series:
         has[name] = ~np.isnan(values).any(axis=tuple(range(1, values.ndim)))
     for name, values in structures.atom_labels.items():
         missing = np.isnan(values).any(axis=tuple(range(1, values.ndim)))
-        n_missing = np.concatenate([[0], np.cumsum(missing)])[structures.structure_offsets]
-        has[name] = np.diff(n_missing) == 0
+        homes = structures.structure_index[missing]
+        has[name] = np.bincount(homes, minlength=structures.n_structures) == 0
     # Few combinations occur, and a list of strings for each structure is slow to take in.
     table = np.array(list(has.values()), dtype=bool).reshape(len(has), structures.n_structures)
     combinations, which = np.unique(table, axis=1, return_inverse=True)

@@ -778,17 +778,15 @@ def _layout(properties: str, keys: LabelKeys) -> _Layout:
     }
     values: dict[str, slice] = {}
     numeric: list[int] = []
-    in_order = sorted(found.items(), key=lambda item: item[1][1].start)
-    for name, (kind, columns) in in_order:
-        if kind in ("R", "I") and columns != species:
+    logical: list[int] = []
+    for name, (kind, columns) in found.items():
+        if columns == species:
+            continue
+        if kind in ("R", "I"):
             values[name] = slice(len(numeric), len(numeric) + len(columns))
             numeric += columns
-    logical = [
-        column
-        for kind, columns in found.values()
-        if kind == "L" and columns != species
-        for column in columns
-    ]
+        elif kind == "L":
+            logical += columns
     kinds = np.full(n_columns, columns_of_text.IGNORED, dtype=np.int8)
     kinds[numeric] = columns_of_text.NUMBER
     kinds[logical] = columns_of_text.LOGICAL
@@ -857,9 +855,11 @@ def _table_by_numpy(lines: list[str], layout: _Layout) -> _Table:
 
 def _explain(text: bytes, n_lines: int, layout: _Layout) -> str:
     """Say which atom's line is wrong, and what is wrong with it; nothing if none is."""
-    n_columns = max(layout.columns) + 1
-    n_values, n_flags = (layout.dtype[name].shape[0] for name in ("values", "flags"))
-    numeric, logical = layout.columns[1 : 1 + n_values], layout.columns[1 + n_values :][:n_flags]
+    n_columns = len(layout.kinds)
+    numeric, logical = (
+        np.flatnonzero(layout.kinds == kind).tolist()
+        for kind in (columns_of_text.NUMBER, columns_of_text.LOGICAL)
+    )
     for atom, line in enumerate(text.decode("latin-1").split("\n")[:n_lines]):
         tokens = line.split()
         if len(tokens) < n_columns:
