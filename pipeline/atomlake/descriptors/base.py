@@ -100,6 +100,11 @@ class Rows(NamedTuple):
     gradient_positions: Array
     gradient_strain: Array
 
+    @property
+    def has_gradients(self) -> bool:
+        """Whether any gradient was asked for."""
+        return len(self.gradient_positions) > 0 or len(self.gradient_strain) > 0
+
 
 class Descriptor(BaseModel, ABC):
     """A parametrised map from environments, or from whole structures, to features.

@@ -263,8 +263,7 @@ def batch_pairs(structures: Structures, neighbours: Neighbours) -> Pairs:
 def room(expansion: Expansion, neighbours: Neighbours, rows: Rows) -> Memory:
     """Allocate memory for the largest environment of the batch."""
     has_strain = len(rows.gradient_strain) > 0
-    has_gradient = has_strain or len(rows.gradient_positions) > 0
-    return empty_environment(expansion, neighbours.max_count, has_gradient, has_strain)
+    return empty_environment(expansion, neighbours.max_count, rows.has_gradients, has_strain)
 
 
 def exact_rows(expansion: Expansion, rows: Rows) -> AbstractContextManager[Rows]:

@@ -393,12 +393,11 @@ class _ManyBodyTensor(Descriptor):
             structure_offsets,
         )
         terms = _kernel_terms(self)
-        has_gradients = len(rows.gradient_positions) + len(rows.gradient_strain) > 0
         has_angles = any(term is not None and term.channel.ndim == 3 for term in terms)
         pairs = kernels.Pairs(
             neighbours.pair_offsets,
             neighbours.neighbour_index,
-            neighbours.vectors if has_gradients or has_angles else NO_VECTORS,
+            neighbours.vectors if rows.has_gradients or has_angles else NO_VECTORS,
             neighbours.distances,
         )
         # No centre has more neighbours than pairs in the list, or atoms in its structure.
@@ -410,7 +409,7 @@ class _ManyBodyTensor(Descriptor):
             output = kernels.Output(
                 self.native_rows == "atom", self.n_features, factor.shape[1], factor, *rows
             )
-            n_moments = 0 if has_gradients else term.bins.n_segments * kernels.N_MOMENTS
+            n_moments = 0 if rows.has_gradients else term.bins.n_segments * kernels.N_MOMENTS
             scratch = kernels.scratch(capacity, factor.shape[1], n_moments)
             add = kernels.add_pairs if term.channel.ndim == 2 else kernels.add_triples
             add(first, last, atoms, pairs, term, scratch, output)

@@ -359,8 +359,7 @@ class SymmetryFunctions(Descriptor):
         self, structures: Structures, neighbours: Neighbours, first: int, last: int, rows: Rows
     ) -> None:
         functions = _kernel_functions(self)
-        has_gradients = len(rows.gradient_positions) + len(rows.gradient_strain) > 0
-        has_vectors = has_gradients or bool(self.g4 or self.g5 or self.w4)
+        has_vectors = rows.has_gradients or bool(self.g4 or self.g5 or self.w4)
         kernels.symmetry_functions(
             first,
             last,
