@@ -532,11 +532,61 @@ def test_time_to_take_a_comment_apart_is_linear(text, repeats):
     extxyz._pairs(text * repeats if len(text) * repeats < 10**5 else text)
 
 
+#: What stands around the values of comments, and a place for a value.
+AROUND = [
+    " ",
+    "a=",
+    'b="',
+    '" ',
+    "c=[",
+    "] ",
+    '"a b"=',
+    "d",
+    " = ",
+    "=",
+    '"',
+    "'",
+    "{",
+    "\\",
+    "\u00a0",
+]
+VALUE = st.text(alphabet="ab1=\"'{}[] \\,", max_size=4)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    st.lists(st.sampled_from(AROUND) | st.none(), max_size=12),
+    st.lists(st.lists(VALUE, min_size=12, max_size=12), min_size=3, max_size=3),
+)
+@example(["a=", None, " ", 'b="', None, '"'], [["1"] * 12, ["2"] * 12, ["3"] * 12])
+@example(["a=", None], [["1"] * 12, ["2"] * 12, ['"3"'] * 12])
+@example(["a=", None, ' " b=', None], [["1"] * 12, ["2"] * 12, ['3"x'] * 12])
+def test_comments_that_look_alike_are_taken_apart_as_each_alone(around, values):
+    comments = extxyz._Comments()
+    for of_one in values:
+        pieces = zip(around, of_one, strict=False)
+        comment = "".join(value if piece is None else piece for piece, value in pieces)
+        for _ in range(2):  # a pattern is made of the second
+            assert comments.pairs(comment) == extxyz._pairs(comment)
+
+
+def test_of_comments_that_look_alike_the_third_is_not_parsed(monkeypatch):
+    comments = extxyz._Comments()
+    form = 'Lattice="{0} 0 0" Properties=species:S:1:pos:R:3 energy={0} pbc="T T T"'
+    comments.pairs(form.format(1))
+    comments.pairs(form.format(2))
+    monkeypatch.setattr(extxyz, "_pairs", None)
+    found = comments.pairs(form.format(-3.5))
+    assert (found["Lattice"], found["energy"], found["pbc"]) == ("-3.5 0 0", "-3.5", "T T T")
+
+
 @pytest.mark.parametrize(
     "piece", ['a="', "a=[", "a={", "a='", "[", '"', "a", "=", "a= ", '\\"', 'a="\\']
 )
 def test_a_long_comment_takes_no_long_time(piece):
-    extxyz._pairs(piece * 100_000)
+    comments = extxyz._Comments()
+    for tail in ("", "", " x", '"'):
+        comments.pairs(piece * 100_000 + tail)
 
 
 @settings(deadline=None)

@@ -495,6 +495,8 @@ _PAIR = re.compile(
                      | \[((?:[^\[\]]++|\[[^\[\]]*+\])*+)\] | ([^\s"'{\[]\S*+) | ))?""",
     re.VERBOSE | re.DOTALL,
 )
+#: Groups of values in double quotes and in none, and what others of the kind look like.
+_PLAIN_VALUES = {3: r'([^"\\]*+)', 7: r"""([^\s"'{\[]\S*+)"""}
 #: What stands for true and false, in any case.
 _LOGICALS = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
 #: A cell vector on a line of its own after the atoms, as ADF writes it.
@@ -552,6 +554,7 @@ class _Batch:
 
     def __init__(self, keys: LabelKeys) -> None:
         self._keys = keys
+        self._comments = _Comments()
         self._layouts: dict[str, _Layout | Unreadable] = {}
         self._waiting: dict[tuple[Any, ...], list[_Text]] = {}
         self._n_waiting = 0
@@ -587,7 +590,7 @@ class _Batch:
             raise Unreadable("truncated", f"expected {n_atoms} atoms, found {n_lines}")
         following = body.split(b"\n", n_atoms)[n_atoms] if n_lines > n_atoms else b""
         lines = body.removesuffix(following)
-        pairs = _pairs(comment.decode(errors="replace"))
+        pairs = self._comments.pairs(comment.decode(errors="replace"))
         properties = pairs.get("Properties", "species:S:1:pos:R:3")
         self._layout(properties)
         cell, pbc = _cell(pairs, following.decode("latin-1"))
@@ -691,10 +694,49 @@ class _Numbers(dict[str, int]):
 _NUMBERS = _Numbers()
 
 
+class _Comments:
+    """Takes comments apart, those that look like the one before in a third of the time.
+
+    Comments of a file mostly differ in their values alone. From the second of two that follow each
+    other and have the same keys a pattern is made, of all that stands around the values.
+    """
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._pattern: re.Pattern[str] | None = None
+
+    def pairs(self, comment: str) -> dict[str, str]:
+        """Return the values of a comment by their keys."""
+        match = self._pattern.fullmatch(comment) if self._pattern else None
+        if match:
+            return dict(zip(self._names, match.groups(), strict=True))
+        found = _pairs(comment)
+        names, self._names = self._names, list(found)
+        self._pattern = _around_values(comment, len(names)) if self._names == names else None
+        return found
+
+
 def _pairs(comment: str) -> dict[str, str]:
     return {
         key.strip('"'): "".join(values) for key, equals, *values in _PAIR.findall(comment) if equals
     }
+
+
+def _around_values(comment: str, n_keys: int) -> re.Pattern[str] | None:
+    """Pattern of comments that differ from this one in nothing but values.
+
+    What it matches is taken apart by ``_PAIR`` in the same way. None where a key has no value or
+    stands twice, a value is in anything but double quotes or none, or there is more between pairs
+    than blanks: a quote there could become part of a key with what a value brings.
+    """
+    pattern, n_values, done, end = "", 0, 0, 0
+    for match in _PAIR.finditer(comment):
+        group = next((i for i in _PLAIN_VALUES if match[i] is not None), None)
+        if group is None or comment[end : match.start()].strip():
+            return None
+        pattern += re.escape(comment[done : match.start(group)]) + _PLAIN_VALUES[group]
+        n_values, done, end = n_values + 1, match.end(group), match.end()
+    return re.compile(pattern + re.escape(comment[done:])) if n_values == n_keys else None
 
 
 def _value(text: str) -> float | list[float] | str:
