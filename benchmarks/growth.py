@@ -72,11 +72,8 @@ DESCRIPTOR = {
 }
 
 
-#: What a worker looks at many times a second, of itself, a process with a thousand of them cannot.
-NO_SELF_OBSERVATION = {
-    "distributed.admin.tick.interval": "10s",
-    "distributed.admin.system-monitor.interval": "60s",
-}
+#: A worker looks at itself twice a second, which a process with a thousand of them cannot.
+NO_SELF_OBSERVATION = {"distributed.admin.system-monitor.interval": "60s"}
 
 
 # ----- Lakes of different sizes

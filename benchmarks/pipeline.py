@@ -12,6 +12,7 @@ people do it today: ase reads the file, DScribe computes SOAP in two processes, 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import lzma
 import multiprocessing
@@ -349,6 +350,7 @@ def main() -> None:
     parser.add_argument("--case", choices=sorted(CASES), action="append", help="All if not given.")
     parser.add_argument("--peer", action="store_true", help="Also as people do it today.")
     arguments = parser.parse_args()
+    gc.set_threshold(50_000, 20, 100)  # as the command does
     with tempfile.TemporaryDirectory(prefix="atomlake-benchmark-") as folder:
         commands = {
             name: measure(name, case, arguments.data, Path(folder))
