@@ -14,9 +14,11 @@ from ase.io import write
 
 from atomlake.clusters.local import Local
 from atomlake.descriptors import get
+from atomlake.engine import scan
 from atomlake.engine.run import RefusedError, preview, run
 from atomlake.errors import LakeError, RecipeError
 from atomlake.lake.catalogue import Catalogue
+from atomlake.sources import first_look
 from atomlake.sources.extxyz import ExtendedXyz
 from atomlake.structures import Structures
 
@@ -189,6 +191,31 @@ def test_a_removed_file_retires_its_structures(database):
     outcome = run(recipe, executor="synchronous")
     assert outcome.totals.n_structures == 0, "a renamed file is not computed again"
     assert set(live(database)["location"]) == {str(other)}
+    assert preview(recipe).is_empty
+
+
+def test_files_that_several_processes_look_at_are_planned_as_by_this_one(database, monkeypatch):
+    database.descriptors[0]["parameters"]["species"] = "scan"
+    write(database.file.with_name("other.xyz"), molecule("CH3OH"), format="extxyz")
+    database.file.with_name("bad.xyz").write_bytes(b"\x00\xff junk")
+    recipe = with_path(database, database.file.with_name("*.xyz"))
+    here = preview(recipe)
+    monkeypatch.setattr(first_look, "LEAST_NBYTES", 0)
+    monkeypatch.setattr(scan, "usable_cores", lambda: 2)
+    there = preview(recipe)
+    for plan in (here, there):
+        assert [(s.location, s.fingerprint, s.species) for s in plan.states] == [
+            (s.location, s.fingerprint, s.species) for s in here.states
+        ]
+        (unit,), (expected,) = plan.units, here.units
+        assert unit.estimate == expected.estimate
+        assert [(p.location, p.record_hashes.tolist()) for p in unit.pieces] == [
+            (p.location, p.record_hashes.tolist()) for p in expected.pieces
+        ]
+        assert plan.set_aside.equals(here.set_aside)
+        assert plan.descriptors == here.descriptors
+    outcome = run(recipe, executor="synchronous")
+    assert outcome.totals.set_aside == {"unreadable": 1}
     assert preview(recipe).is_empty
 
 

@@ -16,7 +16,7 @@ from ase.io import write
 from atomlake import sources
 from atomlake.errors import SourceError
 from atomlake.sources.base import Guard, Source, Unreadable
-from atomlake.sources.guarded import guarded
+from atomlake.sources.guarded import at_once, guarded
 
 
 def counts(n):
@@ -116,6 +116,26 @@ def test_calls_within_calls():
         (i, j) for i in guarded(Guard(), "", counts, 3) for j in guarded(Guard(), "", counts, 2)
     ]
     assert len(nested) == 6
+
+
+def test_calls_at_once():
+    calls = [(n,) for n in range(20)]
+    assert sorted(at_once(counts, calls, 3)) == sorted(i for n in range(20) for i in range(n))
+    assert list(at_once(counts, [], 3)) == []
+
+
+@pytest.mark.parametrize("function", [crashes, leaves, raises, refuses])
+def test_of_calls_at_once_what_fails_is_missing(function):
+    assert sorted(at_once(function, [(2,), (3,)], 2)) == [0, 0, 1, 1, 2]
+    assert list(at_once(function, [(2,)] * 9, 1))[:2] == [0, 1], "with every process gone it ends"
+
+
+def test_whoever_stops_listening_to_calls_at_once_waits_for_none():
+    items = at_once(hangs_in_c, [(1,), (1,)], 2)
+    assert next(items) == 0
+    start = time.monotonic()
+    items.close()
+    assert time.monotonic() - start < 10
 
 
 def test_a_file_that_announces_absurd_counts(tmp_path):

@@ -13,10 +13,12 @@ import numpy as np
 import polars as pl
 
 from atomlake import sources
+from atomlake.clusters.local import usable_cores
 from atomlake.engine.known import Known
 from atomlake.errors import SetAside, SourceError
 from atomlake.recipe import Recipe
 from atomlake.sources.base import FileIndex, Fingerprint, Source
+from atomlake.sources.first_look import first_looks
 from atomlake.structures import CHEMICAL_SYMBOLS
 
 
@@ -62,13 +64,22 @@ def locations(
         If the source matches nothing.
     """
     wants_species = any(e.scans_species for e in recipe.entries_for(source))
-    for location in sources.expand(source):
+    states = {
+        location: known.fingerprint(source.label, location, sources.options_hash(location, source))
+        for location in sources.expand(source)
+    }
+    new = [location for location, before in states.items() if before is None]
+    if new:
+        on_work()
+    looks = first_looks(
+        new, source, scratch, recipe.limits.guard, wants_species, n_processes=usable_cores()
+    )
+    for location, before in states.items():
+        if location in looks:
+            yield LocationState(source, location, *looks.pop(location))
+            continue
         reader = sources.reader(location, source, scratch, recipe.limits.guard)
-        options = sources.options_hash(location, source)
-        before = known.fingerprint(source.label, location, options)
         species = known.species(source.label, location)
-        if before is None:
-            on_work()
         try:
             now = reader.fingerprint(before)
             is_reflected = (

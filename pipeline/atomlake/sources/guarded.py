@@ -15,8 +15,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,6 +27,8 @@ from atomlake.sources.base import Guard, Unreadable
 #: A reader that parses fewer bytes in a second than this is taken to hang.
 SLOWEST_READER = 100_000
 
+#: As good as no limits.
+UNLIMITED = Guard(seconds=1e8, nbytes=2**46)
 #: The libraries under the parsers would reserve memory for a thread per core.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -98,6 +101,51 @@ def guarded(
             process.end()
 
 
+def at_once(
+    function: Callable[..., Iterator[Any]], calls: Iterable[tuple[Any, ...]], n_processes: int
+) -> Iterator[Any]:
+    """Yield what the calls of ``function`` yield, made in several processes, in no certain order.
+
+    For parsers of our own, without limits. What a process that fails or dies has not yielded is
+    missing, and left to whoever asked.
+
+    Parameters
+    ----------
+    function : callable
+        A generator function of a module, which the processes import.
+    calls : iterable of tuple
+        Arguments of each call; they are pickled.
+    n_processes : int
+        Processes at a time.
+    """
+    waiting = iter(calls)
+    processes = [_Process(UNLIMITED.nbytes) for _ in range(n_processes)]
+    free = list(processes)
+    busy: dict[Any, _Process] = {}
+    try:
+        while True:
+            for process, arguments in zip(free, waiting, strict=False):
+                with suppress(EOFError):
+                    process.ask(UNLIMITED.seconds, function, arguments)
+                busy[process.connection] = process
+            free = []
+            if not busy:
+                return
+            for connection in wait(list(busy)):
+                try:
+                    message = busy[connection].answer()
+                except EOFError:
+                    del busy[connection]
+                    continue
+                if message.kind == "item":
+                    yield message.content
+                else:
+                    free.append(busy.pop(connection))
+    finally:
+        for process in processes:
+            process.end(patience=0.0)
+
+
 def seconds_for_item(guard: Guard, location: str) -> float:
     """Time for one structure, and for a file also that in which the slowest reader passes it."""
     try:
@@ -136,8 +184,8 @@ class _Process:
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, **_ENVIRONMENT},
             )
-        self._connection = Connection(ours.detach())
-        self._connection.send(nbytes)
+        self.connection = Connection(ours.detach())
+        self.connection.send(nbytes)
 
     @classmethod
     def idle(cls, nbytes: int) -> _Process:
@@ -152,7 +200,7 @@ class _Process:
     def ask(self, seconds: float, function: Callable[..., Any], arguments: Any) -> None:
         """Have a function called, with so much time for each of its items."""
         try:
-            self._connection.send((seconds, function, arguments))
+            self.connection.send((seconds, function, arguments))
         except OSError:
             raise EOFError from None
 
@@ -165,7 +213,7 @@ class _Process:
             If the process has ended.
         """
         try:
-            message: _Message = self._connection.recv()
+            message: _Message = self.connection.recv()
         except OSError:
             raise EOFError from None
         return message
@@ -174,13 +222,13 @@ class _Process:
         """Keep the process for the next call."""
         self._idle.append(self)
 
-    def end(self) -> int:
-        """End the process, if it has not ended by itself, and return its status."""
-        self._connection.close()
+    def end(self, patience: float = 0.5) -> int:
+        """End the process, if it does not end by itself in some seconds, and return its status."""
+        self.connection.close()
         if self._process.poll() is None:
             # What has ended by itself has closed the connection and is about to be gone.
             try:
-                self._process.wait(0.5)
+                self._process.wait(patience)
             except subprocess.TimeoutExpired:
                 self._process.kill()
         return self._process.wait()
