@@ -50,12 +50,12 @@ def first_looks(
     if min(n_processes, len(nbytes)) < 2 or total < LEAST_NBYTES:
         return {}
     share = total / (CALLS_PER_PROCESS * n_processes)
-    groups: list[list[str]] = [[]]
+    groups: dict[int, list[str]] = {}
+    before = 0
     for name in nbytes:
-        if sum(nbytes[other] for other in groups[-1]) >= share:
-            groups.append([])
-        groups[-1].append(name)
-    calls = ((group, source, scratch, guard, wants_species) for group in groups)
+        groups.setdefault(int(before // share), []).append(name)
+        before += nbytes[name]
+    calls = ((group, source, scratch, guard, wants_species) for group in groups.values())
     return dict(at_once(look_at_each, calls, n_processes))
 
 
