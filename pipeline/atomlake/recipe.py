@@ -145,7 +145,7 @@ class PartSize(BaseModel):
 
     model_config = _STRICT
 
-    nbytes: ByteSize = Field(default=ByteSize(384 * 10**6), description="Arrays of one part.")
+    nbytes: ByteSize = Field(default=ByteSize(768 * 10**6), description="Arrays of one part.")
     memory: ByteSize = Field(
         default=ByteSize(512 * 10**6), description="Structures and neighbour lists of one part."
     )

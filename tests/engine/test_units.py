@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from atomlake.descriptors.base import Gradients
 from atomlake.engine.tasks import UnitRecord
-from atomlake.engine.units import Piece, Task, costs, cut
+from atomlake.engine.units import LEAST_UNIT_NBYTES, Piece, Task, costs, cut, shared_out
 from atomlake.recipe import PartSize
 from atomlake.sources.base import Fingerprint, Source
 
@@ -38,6 +38,25 @@ def test_units_cover_every_structure_once_and_stay_within_the_limits(n_atoms, nb
         n = rows.stop - rows.start
         assert n <= structures
         assert n == 1 or cost.total(rows).nbytes <= nbytes
+
+
+def n_units(cost):
+    return len(list(cut(cost, shared_out(PartSize(), cost))))
+
+
+@given(st.integers(1, 10**6), st.integers(1, 200))
+def test_little_work_is_cut_for_several_workers_and_not_into_crumbs(n_atoms, n_structures):
+    cost = cost_of([n_atoms] * n_structures)
+    nbytes = cost.nbytes.sum()
+    assert n_units(cost) <= max(8, nbytes / LEAST_UNIT_NBYTES, len(list(cut(cost, PartSize()))))
+    if nbytes > 16 * LEAST_UNIT_NBYTES and n_structures > 16:
+        assert n_units(cost) >= 4
+
+
+def test_a_recipe_may_ask_for_smaller_parts_and_gets_them():
+    cost = cost_of([100] * 1000)
+    small = PartSize(nbytes=10**6)
+    assert shared_out(small, cost) == small
 
 
 def test_the_cut_does_not_depend_on_the_workers():

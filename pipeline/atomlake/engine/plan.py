@@ -31,6 +31,7 @@ from atomlake.engine.units import (
     Unit,
     costs,
     cut,
+    shared_out,
     too_large_for_worker,
 )
 from atomlake.errors import RecipeError
@@ -361,8 +362,9 @@ def _ingest_units(
             speed,
             limit,
         )
-        ranges = list(cut(cost, size, available))
-        if block.stop < len(new):
+        is_last = block.stop == len(new)
+        ranges = list(cut(cost, shared_out(size, cost) if is_last else size, available))
+        if not is_last:
             del ranges[-1]  # which would go on in the next block
         for rows in ranges:
             place = slice(first + rows.start, first + rows.stop)

@@ -26,6 +26,9 @@ ATOM_NBYTES = 600
 #: Memory for a pair: index, image, distance, vector and shift.
 PAIR_NBYTES = 8 + 4 + 8 + 24 + 12
 
+#: Units that work for several workers is cut into, and arrays of one below which it is not.
+FEW_UNITS, LEAST_UNIT_NBYTES = 8, 96 * 10**6
+
 #: Measured seconds per row of features, by (descriptor_id, gradients).
 Speed = Mapping[tuple[str, Gradients], float]
 
@@ -381,6 +384,16 @@ def _neighbours(cutoff: float, n_atoms: Floats, volumes: NDArray[Any]) -> Floats
         periodic = sphere * n_atoms / volumes
     free = np.minimum(n_atoms - 1, sphere * TYPICAL_DENSITY)
     return np.where(np.isfinite(periodic), periodic, free)
+
+
+def shared_out(size: PartSize, costs: Costs) -> PartSize:
+    """Return the size of the parts of all that is new: smaller where that makes few parts.
+
+    A unit takes its worker and the driver 25 ms beside its work, so that units are large; of a few
+    large units some workers would get one more than others, or none.
+    """
+    share = costs.nbytes.sum() / FEW_UNITS + costs.nbytes.max(initial=0.0)
+    return size.model_copy(update={"nbytes": int(min(size.nbytes, max(share, LEAST_UNIT_NBYTES)))})
 
 
 def cut(costs: Costs, size: PartSize, available_nbytes: float = np.inf) -> Iterator[slice]:
