@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from atomlake.descriptors.base import Descriptor, Gradients, empty_rows
+from atomlake.descriptors.base import Descriptor, Gradients, RowMemory, empty_rows
 from atomlake.engine.run import Outcome, preview, run
 from atomlake.engine.tasks import warm
 from atomlake.engine.units import Unit
@@ -274,15 +274,13 @@ def kernel_and_write(
     structures: Structures,
     seconds: dict[str, float],
 ) -> None:
-    """Compute all blocks into one buffer, then encode and write them, as a worker would."""
+    """Compute all blocks in the same memory, then encode and write them, as a worker would."""
     start = time.perf_counter()
     neighbours, _ = find_neighbours(structures, descriptor.cutoff)
     seconds["neighbours"] += time.perf_counter() - start
 
     blocks = list(descriptor.blocks(structures, neighbours, gradients))
     stored = empty_rows(descriptor, structures, neighbours, 0, structures.n_atoms, gradients)
-    for array in stored:
-        array.fill(0)  # memory is mapped before the clock starts
     offsets = neighbours.pair_offsets if gradients.positions == "pairs" else None
 
     def block(first: int, last: int) -> Any:
@@ -292,11 +290,14 @@ def kernel_and_write(
             gradient_positions=stored.gradient_positions[pairs],
         )
 
+    memory = RowMemory(descriptor, gradients)
     start = time.perf_counter()
     for first, last in blocks:
-        descriptor.compute_rows(structures, neighbours, first, last, gradients, block(first, last))
+        memory.compute(structures, neighbours, first, last)
     seconds["kernel"] += time.perf_counter() - start
 
+    for first, last in blocks:
+        descriptor.compute_rows(structures, neighbours, first, last, gradients, block(first, last))
     start = time.perf_counter()
     part_id = uuid.uuid4().hex
     parts.write_structures(lake.path, part_id, structures)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import ase
 import numpy as np
 from numpy.typing import NDArray
 
-from atomlake.descriptors.base import Descriptor, Gradients, Rows, empty_rows
+from atomlake.descriptors.base import Descriptor, Gradients, RowMemory, empty_rows
 from atomlake.neighbours import Neighbours, find_neighbours
 from atomlake.structures import Structures
 
@@ -141,7 +140,7 @@ class Atomlake(Code):
         problems = [problem for problem in descriptor.check(self.batch) if problem]
         if problems:
             raise Impossible(problems[0].reason)
-        self._rooms: dict[str, list[Array]] = {}
+        self._memory: dict[str, RowMemory] = {}
 
     def wanted(self, quantity: str) -> Gradients:
         """Return the derivatives of a quantity."""
@@ -149,29 +148,25 @@ class Atomlake(Code):
         return {"features": Gradients(), "positions": self.positions, "strain": strain}[quantity]
 
     def prepare(self, quantity: str) -> None:
-        """Reserve memory for the largest block."""
-        if quantity not in self._rooms:
-            shapes = [shape for _, shape in self._blocks(quantity, self._neighbours())]
-            self._rooms = {
-                quantity: [
-                    np.empty(max(int(np.prod(s[k])) for s in shapes), self.descriptor.dtype)
-                    for k in range(3)
-                ]
+        """Keep memory for one quantity at a time."""
+        if quantity not in self._memory:
+            self._memory = {
+                quantity: RowMemory(self.descriptor, self.wanted(quantity), BLOCK_NBYTES)
             }
 
     def compute(self, quantity: str) -> None:
         """Find neighbours and compute all rows."""
-        neighbours, wanted = self._neighbours(), self.wanted(quantity)
-        for block, shapes in self._blocks(quantity, neighbours):
-            views = (
-                room[: math.prod(shape)].reshape(shape)
-                for room, shape in zip(self._rooms[quantity], shapes, strict=True)
-            )
-            self.descriptor.compute_rows(self.batch, neighbours, *block, wanted, Rows(*views))
+        neighbours, memory = self._neighbours(), self._memory[quantity]
+        for block in self._blocks(quantity, neighbours):
+            memory.compute(self.batch, neighbours, *block)
 
     def nbytes(self, quantity: str) -> float:
         """Return the size of the largest block."""
-        shapes = [shape for _, shape in self._blocks(quantity, self._neighbours())]
+        neighbours, wanted = self._neighbours(), self.wanted(quantity)
+        shapes = [
+            self.descriptor.row_shapes(self.batch, neighbours.pair_offsets, *block, wanted)
+            for block in self._blocks(quantity, neighbours)
+        ]
         largest = max(sum(float(np.prod(part)) for part in shape) for shape in shapes)
         return largest * np.dtype(self.descriptor.dtype).itemsize
 
@@ -199,13 +194,9 @@ class Atomlake(Code):
     def _neighbours(self) -> Neighbours:
         return find_neighbours(self.batch, self.descriptor.cutoff)[0]
 
-    def _blocks(self, quantity: str, neighbours: Neighbours) -> list[tuple[tuple[int, int], Rows]]:
+    def _blocks(self, quantity: str, neighbours: Neighbours) -> list[tuple[int, int]]:
         wanted = self.wanted(quantity)
-        blocks = self.descriptor.blocks(self.batch, neighbours, wanted, BLOCK_NBYTES)
-        return [
-            (block, self.descriptor.row_shapes(self.batch, neighbours.pair_offsets, *block, wanted))
-            for block in blocks
-        ]
+        return list(self.descriptor.blocks(self.batch, neighbours, wanted, BLOCK_NBYTES))
 
 
 def by_atom(rows: Array, neighbours: Neighbours, n_centres: int) -> Array:

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from scipy.special import sph_harm_y
 
 from atomlake import descriptors
-from atomlake.descriptors.base import SYMMETRIES, Gradients, Rows, empty_rows
+from atomlake.descriptors.base import SYMMETRIES, Gradients, RowMemory, Rows, empty_rows
 from atomlake.errors import StructureError
 from atomlake.neighbours import find_neighbours
 from atomlake.structures import Structures
@@ -397,6 +397,25 @@ def test_any_range_of_rows_is_that_slice_of_all_rows(descriptor, batch, rng, gra
     pieces = [rows(first, last) for first, last in pairwise(bounds)]
     for name, whole, *parts in zip(Rows._fields, everything, *pieces, strict=True):
         np.testing.assert_array_equal(np.concatenate(parts), whole, err_msg=name)
+
+
+@pytest.mark.parametrize("gradients", EVERYTHING, ids=["pairs", "summed"])
+@pytest.mark.parametrize("max_nbytes", [1, 100_000])
+def test_memory_that_other_rows_were_in_makes_no_difference(
+    descriptor, batch, rng, gradients, max_nbytes
+):
+    if not descriptor.gradients:
+        pytest.skip(descriptor.not_differentiable)
+    neighbours, _ = find_neighbours(batch, descriptor.cutoff)
+    blocks = list(descriptor.blocks(batch, neighbours, gradients, max_nbytes))
+    memory = RowMemory(descriptor, gradients)
+    for number in rng.permutation(2 * len(blocks)) % len(blocks):
+        first, last = blocks[number]
+        found = memory.compute(batch, neighbours, first, last)
+        expected = empty_rows(descriptor, batch, neighbours, first, last, gradients)
+        descriptor.compute_rows(batch, neighbours, first, last, gradients, expected)
+        for name, actual, array in zip(Rows._fields, found, expected, strict=True):
+            np.testing.assert_array_equal(actual, array, err_msg=name)
 
 
 @pytest.mark.parametrize("gradients", [NOTHING, *EVERYTHING], ids=["none", "pairs", "summed"])

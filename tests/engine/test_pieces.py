@@ -89,8 +89,8 @@ def test_a_part_larger_than_the_memory(recipes, pieces, monkeypatch):
 def test_what_fails_in_one_piece_is_left_out_of_that(recipes, monkeypatch):
     real = SymmetryFunctions.compute_rows
 
-    def compute_rows(self, structures, neighbours, first, last, gradients, rows):
-        real(self, structures, neighbours, first, last, gradients, rows)
+    def compute_rows(self, structures, neighbours, first, last, gradients, rows, held=None):
+        real(self, structures, neighbours, first, last, gradients, rows, held)
         if (structures.numbers == 7).any():
             rows.features[...] = np.nan
 

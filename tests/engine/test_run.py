@@ -348,8 +348,8 @@ def test_a_kernel_that_fails_on_one_structure_costs_that_structure(database, mon
     kind = get("symmetry_functions")
     compute_rows = kind.compute_rows
 
-    def fails_on_nitrogen(self, structures, neighbours, first, last, gradients, rows):
-        compute_rows(self, structures, neighbours, first, last, gradients, rows)
+    def fails_on_nitrogen(self, structures, neighbours, first, last, gradients, rows, held=None):
+        compute_rows(self, structures, neighbours, first, last, gradients, rows, held)
         nitrogen = structures.numbers[first:last] == 7
         if nitrogen.any():
             if failure == "raises":

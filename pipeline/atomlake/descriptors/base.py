@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -238,6 +239,27 @@ class Descriptor(BaseModel, ABC):
         """
         raise NotImplementedError
 
+    def _environments_again(
+        self,
+        structures: Structures,
+        neighbours: Neighbours,
+        first: int,
+        last: int,
+        rows: Rows,
+        held: NDArray[np.int64],
+    ) -> None:
+        """As :meth:`_environments`, into memory that this method may have written before.
+
+        A family most of whose rows are zeros overrides this, to leave those that are there.
+
+        Parameters
+        ----------
+        held : int64 array, shape (n_pairs of the range or 0,)
+            What the family itself noted here of each row of ``gradient_positions`` when it last
+            wrote to it; -1 for a row of any content.
+        """
+        self._environments(structures, neighbours, first, last, rows)
+
     def _whole_structures(
         self,
         structures: Structures,
@@ -463,6 +485,7 @@ class Descriptor(BaseModel, ABC):
         last: int,
         gradients: Gradients,
         rows: Rows,
+        held: NDArray[np.int64] | None = None,
     ) -> None:
         """Write the rows ``first:last`` into arrays of the shapes of :meth:`row_shapes`.
 
@@ -478,9 +501,15 @@ class Descriptor(BaseModel, ABC):
             Derivatives that are wanted.
         rows : Rows
             Contiguous arrays to write into.
+        held : int64 array, shape (n_pairs of the rows or 0,), optional
+            Notes of the descriptor's own on ``rows.gradient_positions``, which stay with that
+            memory; see :class:`RowMemory`. Without them it may be of any content.
         """
         if not self.counts_structures(gradients):
-            self._environments(structures, neighbours, first, last, rows)
+            if held is None:
+                self._environments(structures, neighbours, first, last, rows)
+            else:
+                self._environments_again(structures, neighbours, first, last, rows, held)
         elif self.native_rows == "structure":
             self._whole_structures(structures, neighbours, first, last, rows)
         elif self.average == "inner":
@@ -689,6 +718,65 @@ def empty_rows(
     """Allocate the arrays of the rows ``first:last`` without filling them."""
     shapes = descriptor.row_shapes(structures, neighbours.pair_offsets, first, last, gradients)
     return Rows(*(np.empty(shape, dtype=descriptor.dtype) for shape in shapes))
+
+
+class RowMemory:
+    """Memory that one block of rows after the other is computed in.
+
+    Parameters
+    ----------
+    descriptor : Descriptor
+        What is computed.
+    gradients : Gradients
+        Derivatives that are wanted.
+    max_nbytes : int
+        As of :meth:`Descriptor.blocks`.
+
+    Examples
+    --------
+    >>> memory = RowMemory(soap, gradients)
+    >>> for first, last in soap.blocks(structures, neighbours, gradients):
+    ...     rows = memory.compute(structures, neighbours, first, last)
+    """
+
+    def __init__(
+        self, descriptor: Descriptor, gradients: Gradients, max_nbytes: int = BLOCK_NBYTES
+    ) -> None:
+        self.descriptor = descriptor
+        self.gradients = gradients
+        self.max_nbytes = max_nbytes
+        self._arrays = [np.empty(0, descriptor.dtype)] * len(Rows._fields)
+        self._held = np.empty(0, np.int64)
+
+    def compute(
+        self, structures: Structures, neighbours: Neighbours, first: int, last: int
+    ) -> Rows:
+        """Return the rows ``first:last``, read-only and valid until the next call.
+
+        Parameters
+        ----------
+        structures, neighbours, first, last
+            As of :meth:`Descriptor.compute_rows`.
+        """
+        descriptor, gradients = self.descriptor, self.gradients
+        shapes = descriptor.row_shapes(structures, neighbours.pair_offsets, first, last, gradients)
+        views = []
+        for i, shape in enumerate(shapes):
+            size = math.prod(shape)
+            if self._arrays[i].size < size:
+                # Room for any block but one larger row; pages that are not used cost nothing.
+                least = self.max_nbytes // np.dtype(descriptor.dtype).itemsize
+                self._arrays[i] = np.empty(max(size, least), descriptor.dtype)
+                if Rows._fields[i] == "gradient_positions":
+                    self._held = np.full(self._arrays[i].size // math.prod(shape[1:]), -1)
+            views.append(self._arrays[i][:size].reshape(shape))
+        rows = Rows(*views)
+        held = self._held[: len(rows.gradient_positions)]
+        descriptor.compute_rows(structures, neighbours, first, last, gradients, rows, held)
+        for array in rows:
+            # What is held must stay true.
+            array.flags.writeable = False
+        return rows
 
 
 def cut(nbytes: NDArray[np.int64], max_nbytes: int) -> Iterator[tuple[int, int]]:

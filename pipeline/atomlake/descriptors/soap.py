@@ -266,6 +266,18 @@ class Soap(DensityDescriptor):
         last: int,
         rows: Rows,
     ) -> None:
+        held = np.full(len(rows.gradient_positions), -1)
+        self._environments_again(structures, neighbours, first, last, rows, held)
+
+    def _environments_again(
+        self,
+        structures: Structures,
+        neighbours: Neighbours,
+        first: int,
+        last: int,
+        rows: Rows,
+        held: NDArray[np.int64],
+    ) -> None:
         expansion, layout = expansion_parameters(self), _layout(self)
         # Atoms that count as several species have their rows summed up.
         row = np.empty((3, layout.n_features if expansion.n_repeats > 1 else 0))
@@ -280,6 +292,7 @@ class Soap(DensityDescriptor):
                 np.empty(n_sums(expansion)),
                 row,
                 *exact,
+                held,
             )
 
     def _inner_average(

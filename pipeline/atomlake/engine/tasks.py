@@ -6,7 +6,6 @@ publishes the record that the task returns.
 
 from __future__ import annotations
 
-import math
 import os
 import pickle
 import socket
@@ -14,7 +13,7 @@ import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -26,7 +25,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from atomlake import sources
-from atomlake.descriptors.base import Descriptor, Gradients, Rows, cut, empty_rows
+from atomlake.descriptors.base import Descriptor, Gradients, RowMemory, Rows, cut, empty_rows
 from atomlake.engine import memory
 from atomlake.engine.events import UnitDone
 from atomlake.engine.units import Piece, Unit, costs, packed
@@ -385,8 +384,9 @@ def _compute(
     record: UnitRecord, writer: parts.FeatureWriter, batch: _Batch, set_aside: Problems
 ) -> Problems:
     """Compute and write all that is not set aside; return what fails, where something does."""
+    memory = RowMemory(writer.descriptor, writer.gradients)
     for piece in batch.pieces:
-        failed = _compute_piece(record, writer, batch, piece, set_aside)
+        failed = _compute_piece(record, writer, batch, piece, set_aside, memory)
         if failed:
             return failed
     return {}
@@ -398,6 +398,7 @@ def _compute_piece(
     batch: _Batch,
     piece: range,
     set_aside: Problems,
+    memory: RowMemory,
 ) -> Problems:
     """As :func:`_compute`, of one piece, whose list is gone when this returns."""
     descriptor, gradients = writer.descriptor, writer.gradients
@@ -409,7 +410,7 @@ def _compute_piece(
             structures = batch.structures.take(covered)
             neighbours, _ = batch.find(structures, descriptor.cutoff)
     try:
-        _stream(record, writer, structures, neighbours)
+        _stream(record, writer, structures, neighbours, memory)
     except LakeError:
         raise
     except Exception as error:
@@ -423,46 +424,18 @@ def _stream(
     writer: parts.FeatureWriter,
     structures: Structures,
     neighbours: Neighbours,
+    memory: RowMemory,
 ) -> None:
-    """Compute block after block into one buffer and hand each to the writer."""
+    """Compute block after block in the same memory and hand each to the writer."""
     descriptor, gradients = writer.descriptor, writer.gradients
     with record.timing("write"):
         writer.append_pairs(neighbours)
-    buffer = _Buffer(descriptor, structures, neighbours, gradients)
     for first, last in descriptor.blocks(structures, neighbours, gradients):
-        rows = buffer.rows(first, last)
         with record.timing("kernel"):
-            descriptor.compute_rows(structures, neighbours, first, last, gradients, rows)
+            rows = memory.compute(structures, neighbours, first, last)
             _require_finite(rows)
         with record.timing("write"):
             writer.append(rows)
-
-
-class _Buffer:
-    """Memory for the largest block, lent to one block after the other."""
-
-    def __init__(
-        self,
-        descriptor: Descriptor,
-        structures: Structures,
-        neighbours: Neighbours,
-        gradients: Gradients,
-    ) -> None:
-        self.shapes: Callable[[int, int], Rows] = lambda first, last: descriptor.row_shapes(
-            structures, neighbours.pair_offsets, first, last, gradients
-        )
-        self.dtype = np.dtype(descriptor.dtype)
-        self.arrays: list[NDArray[Any]] = [np.empty(0, self.dtype)] * 3
-
-    def rows(self, first: int, last: int) -> Rows:
-        """Return arrays for the rows ``first:last``, valid until the next call."""
-        result = []
-        for i, shape in enumerate(self.shapes(first, last)):
-            size = math.prod(shape)
-            if self.arrays[i].size < size:
-                self.arrays[i] = np.empty(size, self.dtype)
-            result.append(self.arrays[i][:size].reshape(shape))
-        return Rows(*result)
 
 
 class NonFiniteFeatureError(ArithmeticError):

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atomlake.kernels.compiled import inlined, kernel
+from atomlake.kernels.compiled import called, inlined, kernel
 from atomlake.kernels.expansion import (
     STRAIN_COMPONENTS,
     Environment,
@@ -109,6 +109,7 @@ def power_spectrum(
     features: Output,
     gradient_positions: Output,
     gradient_strain: Output,
+    held: Integers,
 ) -> None:
     """Write the power spectrum of the centres ``first:last`` and its derivatives.
 
@@ -126,6 +127,10 @@ def power_spectrum(
         Output, by the neighbour of each pair.
     gradient_strain : array, shape (n or 0, 3, 3, n_features)
         Output.
+    held : array, shape (n_pairs of the centres or 0,)
+        The species outside of whose features each row of ``gradient_positions`` is zero, -1
+        for a row of any content. Becomes that of the row's neighbour; where an atom counts as
+        several species it is neither read nor written.
     """
     has_positions = gradient_positions.shape[0] > 0
     has_strain = gradient_strain.shape[0] > 0
@@ -138,6 +143,7 @@ def power_spectrum(
     features = pointer(features)
     gradient_positions = pointer(gradient_positions)
     gradient_strain = pointer(gradient_strain)
+    held = pointer(held)
     slots = environment.slots
     n_features = layout.n_features
     for centre in range(first, last):
@@ -152,43 +158,19 @@ def power_spectrum(
             )
         if has_positions:
             first_pair = pairs.offsets[centre] - pairs.offsets[first]
-            if expansion.n_repeats > 1:
-                end = pairs.offsets[centre + 1] - pairs.offsets[first]
-                for i in range(3 * n_features * first_pair, 3 * n_features * end):
-                    gradient_positions[i] = 0.0
-            for slot in range(n_slots):
-                for p in range(environment.slot_offsets[slot], environment.slot_offsets[slot + 1]):
-                    at = 3 * n_features * (first_pair + environment.order[p])
-                    if expansion.n_repeats == 1:
-                        _differentiate_by_pair(
-                            expansion,
-                            layout,
-                            environment,
-                            p,
-                            slots,
-                            n_slots,
-                            slot,
-                            environment.coefficients,
-                            sums,
-                            gradient_positions,
-                            at,
-                        )
-                        continue
-                    _differentiate_by_pair(
-                        expansion,
-                        layout,
-                        environment,
-                        p,
-                        slots,
-                        n_slots,
-                        slot,
-                        environment.coefficients,
-                        sums,
-                        row,
-                        0,
-                    )
-                    for f in range(3 * n_features):
-                        gradient_positions[at + f] += row[f]
+            last_pair = pairs.offsets[centre + 1] - pairs.offsets[first]
+            _differentiate_by_positions(
+                expansion,
+                layout,
+                environment,
+                n_slots,
+                sums,
+                row,
+                first_pair,
+                last_pair,
+                gradient_positions,
+                held,
+            )
 
 
 @kernel
@@ -281,6 +263,7 @@ def power_spectrum_of_mean(
                         mean_slot,
                         mean.coefficients,
                         sums,
+                        -1,
                         row,
                         0,
                     )
@@ -289,6 +272,64 @@ def power_spectrum_of_mean(
                     for f in range(n_row):
                         gradient_positions[to + f] += weight * row[f]
                         gradient_positions[back + f] -= weight * row[f]
+
+
+@called
+def _differentiate_by_positions(
+    expansion: Expansion,
+    layout: Layout,
+    environment: Environment,
+    n_slots: int,
+    sums: Floats,
+    row: Floats,
+    first_pair: int,
+    last_pair: int,
+    out: Output,
+    held: Integers,
+) -> None:
+    """Write the derivatives by the neighbours of one centre, rows ``first_pair:last_pair``."""
+    slots = environment.slots
+    n_row = 3 * layout.n_features
+    if expansion.n_repeats > 1:
+        for i in range(n_row * first_pair, n_row * last_pair):
+            out[i] = 0.0
+    for slot in range(n_slots):
+        for p in range(environment.slot_offsets[slot], environment.slot_offsets[slot + 1]):
+            pair = first_pair + environment.order[p]
+            at = n_row * pair
+            if expansion.n_repeats == 1:
+                _differentiate_by_pair(
+                    expansion,
+                    layout,
+                    environment,
+                    p,
+                    slots,
+                    n_slots,
+                    slot,
+                    environment.coefficients,
+                    sums,
+                    held[pair],
+                    out,
+                    at,
+                )
+                held[pair] = slots.species[slot]
+                continue
+            _differentiate_by_pair(
+                expansion,
+                layout,
+                environment,
+                p,
+                slots,
+                n_slots,
+                slot,
+                environment.coefficients,
+                sums,
+                -1,
+                row,
+                0,
+            )
+            for f in range(n_row):
+                out[at + f] += row[f]
 
 
 @inlined
@@ -512,7 +553,7 @@ def _write_tile(
                 store_some(out, at, value, 0, n_max - n2)
             at += n_max
         return
-    n_equal = n_max * (n_max + 1) // 2 if layout.is_triangle else n_max * n_max
+    n_equal = _n_equal(n_max, layout)
     for k in range(n_rows):
         value = load(tile, LANES * k)
         _write_equal_row(n_max, layout, n1 + k, n2, value, out, block + l * n_equal)
@@ -529,13 +570,16 @@ def _differentiate_by_pair(
     slot: int,
     coefficients: Floats,
     sums: Floats,
+    held: int,
     out: Output,
     out_at: int,
 ) -> None:
     """Write the derivative by the vector of the environment's sorted pair ``p``.
 
-    The neighbour's species has ``slot`` among those of ``coefficients``.
+    The neighbour's species has ``slot`` among those of ``coefficients``. What is there already
+    is zero outside of the features of the species ``held``, or of any content where that is -1.
     """
+    _clear_others(expansion, layout, slots.species[slot], held, out, out_at)
     # As in _contract_factors, eight functions are worth code of their own.
     if expansion.n_max == LANES:
         _sum_over_m(expansion, LANES, environment, p, coefficients, n_slots, sums)
@@ -543,9 +587,34 @@ def _differentiate_by_pair(
     else:
         n_padded = expansion.n_padded
         _sum_over_m(expansion, n_padded, environment, p, coefficients, n_slots, sums)
-        _write_pair(
-            expansion, expansion.n_max, layout, environment, p, slots, slot, sums, out, out_at
-        )
+        n_max = expansion.n_max
+        _write_pair(expansion, n_max, layout, environment, p, slots, slot, sums, out, out_at)
+
+
+@inlined
+def _clear_others(
+    expansion: Expansion, layout: Layout, species: int, held: int, out: Output, out_at: int
+) -> None:
+    """Zero the derivatives of features of other species, as far as they are not.
+
+    A neighbour moves the features of its own species alone. With five of them two thirds of a
+    row are zeros, and to write these again would take as long as all else.
+    """
+    if held == species:
+        return
+    n_species = expansion.n_species
+    n_equal = _n_equal(expansion.n_max, layout)
+    for axis in range(3):
+        for s1 in range(n_species):
+            for s2 in range(s1, n_species):
+                block = layout.block_offsets[s1 * n_species + s2]
+                is_zero = held >= 0 and held not in (s1, s2)
+                if block < 0 or is_zero or species in (s1, s2):
+                    continue
+                to = out_at + axis * layout.n_features + block
+                size = n_equal if s1 == s2 else expansion.n_max**2
+                for f in range(to, to + (expansion.l_max + 1) * size):
+                    out[f] = 0.0
 
 
 @inlined
@@ -627,22 +696,22 @@ def _write_pair(
     out: Output,
     out_at: int,
 ) -> None:
-    """Write all features' derivatives, in the order in which they stand."""
+    """Write the derivatives of the features of the neighbour's species."""
     l_max = expansion.l_max
     n_padded = (n_max + LANES - 1) // LANES * LANES
     n_species = expansion.n_species
     radial = environment.radial
     species = slots.species[slot]
-    n_equal = n_max * (n_max + 1) // 2 if layout.is_triangle else n_max * n_max
+    n_equal = _n_equal(n_max, layout)
     for axis in range(3):
         for s1 in range(n_species):
             for s2 in range(s1, n_species):
                 block = layout.block_offsets[s1 * n_species + s2]
-                if block < 0:
+                if block < 0 or species not in (s1, s2):
                     continue
                 to = out_at + axis * layout.n_features + block
                 size = n_equal if s1 == s2 else n_max * n_max
-                other = slots.of_species[s1 + s2 - species] if species in (s1, s2) else -1
+                other = slots.of_species[s1 + s2 - species]
                 if other < 0:
                     for f in range(to, to + (l_max + 1) * size):
                         out[f] = 0.0
@@ -665,6 +734,12 @@ def _write_pair(
                         weight *= layout.weight_unequal
                         _write_products(n_max, weight, sums, a, b, radial, slope, level, out, to)
                     to += size
+
+
+@inlined
+def _n_equal(n_max: int, layout: Layout) -> int:
+    """Features of one degree of a species with itself."""
+    return n_max * (n_max + 1) // 2 if layout.is_triangle else n_max * n_max
 
 
 @inlined
@@ -753,8 +828,7 @@ def _clear_absent(
             if layout.block_offsets[s1 * n_species + s2] < 0:
                 continue
             if slots.of_species[s1] < 0 or slots.of_species[s2] < 0:
-                n_equal = n * (n + 1) // 2 if layout.is_triangle else n * n
-                size = (expansion.l_max + 1) * (n_equal if s1 == s2 else n * n)
+                size = (expansion.l_max + 1) * (_n_equal(n, layout) if s1 == s2 else n * n)
                 begin = out_at + layout.block_offsets[s1 * n_species + s2]
                 for f in range(begin, begin + size):
                     out[f] = 0.0
