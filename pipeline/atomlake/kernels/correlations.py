@@ -667,21 +667,40 @@ def _multiply(
             padded = (n_runs + LANES - 1) // LANES * LANES
             first_list = couplings.panel_coupling[panel] * couplings.n_components
             stride = couplings.feature_strides[couplings.panel_coupling[panel]]
-            for b in range(n_runs):
-                run = first_run + b
-                length, last = couplings.run_lengths[run], couplings.run_last[run]
+            # Four runs share the addresses, and are as many independent sums as it takes to hide
+            # how long an addition lasts. The last one stands in for those that are too few.
+            for b in range(0, n_runs, 4):
+                run0 = first_run + b
+                run1 = first_run + min(b + 1, n_runs - 1)
+                run2 = first_run + min(b + 2, n_runs - 1)
+                run3 = first_run + min(b + 3, n_runs - 1)
+                last0, last1 = couplings.run_last[run0], couplings.run_last[run1]
+                last2, last3 = couplings.run_last[run2], couplings.run_last[run3]
+                length0, length1 = couplings.run_lengths[run0], couplings.run_lengths[run1]
+                length2, length3 = couplings.run_lengths[run2], couplings.run_lengths[run3]
                 i = couplings.panel_partial[panel] + b
                 for component in range(couplings.n_components):
-                    to = component * couplings.n_features + couplings.run_features[run]
+                    to = component * couplings.n_features
                     begin = couplings.last_offsets[first_list + component]
                     end = couplings.last_offsets[first_list + component + 1]
-                    for c in range(0, length, LANES):
-                        total = broadcast(0.0)
+                    for c in range(0, max(length0, length1, length2, length3), LANES):
+                        sum0 = sum1 = sum2 = sum3 = broadcast(0.0)
                         for q in range(begin, end):
-                            power = load(powers, couplings.last_powers[q] * width + last + c)
-                            total = total + power * partial[i + (q - begin) * padded]
+                            k = couplings.last_powers[q] * width + c
+                            j = i + (q - begin) * padded
+                            sum0 = sum0 + load(powers, k + last0) * partial[j]
+                            sum1 = sum1 + load(powers, k + last1) * partial[j + run1 - run0]
+                            sum2 = sum2 + load(powers, k + last2) * partial[j + run2 - run0]
+                            sum3 = sum3 + load(powers, k + last3) * partial[j + run3 - run0]
                         row = to + c * stride
-                        _store_strided(room.values, row, stride, total, length - c, room.lanes)
+                        at0 = row + couplings.run_features[run0]
+                        at1 = row + couplings.run_features[run1]
+                        at2 = row + couplings.run_features[run2]
+                        at3 = row + couplings.run_features[run3]
+                        _store_strided(room.values, at0, stride, sum0, length0 - c, room.lanes)
+                        _store_strided(room.values, at1, stride, sum1, length1 - c, room.lanes)
+                        _store_strided(room.values, at2, stride, sum2, length2 - c, room.lanes)
+                        _store_strided(room.values, at3, stride, sum3, length3 - c, room.lanes)
                     i += (end - begin) * padded
         first_run += n_runs
 
@@ -700,6 +719,13 @@ def _store_strided(
 
 
 @inlined
+def _has_outer(couplings: Couplings, panel: int) -> bool:
+    """Whether there are outer groups; products of two factors have none, and w is all of scaled."""
+    one, two = couplings.panel_outer[2 * panel], couplings.panel_outer[2 * panel + 1]
+    return one < couplings.n_channels or two < couplings.n_channels
+
+
+@inlined
 def _multiply_panel(couplings: Couplings, panel: int, tables: Tables, width: int) -> None:
     """Write ``scaled`` and ``partial`` of one panel."""
     powers, scaled, partial = tables
@@ -710,10 +736,13 @@ def _multiply_panel(couplings: Couplings, panel: int, tables: Tables, width: int
     middle = couplings.panel_middle[panel]
     first_t = couplings.term_offsets[first_q]
     to_scaled = couplings.panel_scaled[panel] - first_t
-    for t in range(first_t, couplings.term_offsets[end_q]):
-        of_one = powers[couplings.term_powers[3 * t] * width + one]
-        of_two = powers[couplings.term_powers[3 * t + 1] * width + two]
-        scaled[to_scaled + t] = couplings.term_weights[t] * of_one * of_two
+    if not _has_outer(couplings, panel):
+        scaled, to_scaled = couplings.term_weights, 0
+    else:
+        for t in range(first_t, couplings.term_offsets[end_q]):
+            of_one = powers[couplings.term_powers[3 * t] * width + one]
+            of_two = powers[couplings.term_powers[3 * t + 1] * width + two]
+            scaled[to_scaled + t] = couplings.term_weights[t] * of_one * of_two
     to = couplings.panel_partial[panel]
     for q in range(first_q, end_q):
         for b in range(0, couplings.panel_runs[panel], LANES):
@@ -819,6 +848,8 @@ def _move_panel(
     middle = couplings.panel_middle[panel]
     first_t = couplings.term_offsets[first_q]
     to_scaled = couplings.panel_scaled[panel] - first_t
+    if not _has_outer(couplings, panel):
+        scaled, to_scaled = couplings.term_weights, 0
     for t in range(first_t, couplings.term_offsets[end_q] if is_outer else first_t):
         of_one = couplings.term_powers[3 * t] * width + one
         of_two = couplings.term_powers[3 * t + 1] * width + two
