@@ -25,13 +25,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from atomlake import sources
-from atomlake.descriptors.base import Descriptor, Gradients, RowMemory, Rows, cut, empty_rows
+from atomlake.descriptors.base import Descriptor, Gradients, RowMemory, Rows, cut
 from atomlake.engine import memory
 from atomlake.engine.events import UnitDone
 from atomlake.engine.units import Piece, Unit, costs, packed
 from atomlake.engine.versions import versions
 from atomlake.errors import LakeError, SetAside, SourceError
 from atomlake.kernels.compiled import load, warm_up
+from atomlake.kernels.finite import all_finite
 from atomlake.lake import layout, parts
 from atomlake.neighbours import Neighbours, find_neighbours
 from atomlake.recipe import Limits
@@ -443,11 +444,9 @@ class NonFiniteFeatureError(ArithmeticError):
 
 
 def _require_finite(rows: Rows) -> None:
-    """Refuse NaN and infinity; a sum is finite only if all are, and takes a fraction of a look."""
+    """Refuse NaN and infinity."""
     for name, array in zip(Rows._fields, rows, strict=True):
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = array.sum()
-        if not np.isfinite(total) and not np.isfinite(array).all():
+        if not all_finite(array.reshape(-1)):
             raise NonFiniteFeatureError(f"{name} are not finite")
 
 
@@ -465,9 +464,7 @@ def _culprits(
         try:
             neighbours, _ = find_neighbours(batch, descriptor.cutoff, max_neighbours=max_neighbours)
             n = 1 if descriptor.counts_structures(gradients) else batch.n_atoms
-            rows = empty_rows(descriptor, batch, neighbours, 0, n, gradients)
-            descriptor.compute_rows(batch, neighbours, 0, n, gradients, rows)
-            _require_finite(rows)
+            _require_finite(RowMemory(descriptor, gradients).compute(batch, neighbours, 0, n))
         except NonFiniteFeatureError as found:
             culprits[s] = SetAside("non_finite_feature", f"{descriptor.kind}: {found}")
         except Exception:
@@ -498,8 +495,8 @@ def warm(descriptors: Sequence[tuple[Descriptor, Gradients]]) -> None:
             if tiny is not None:
                 neighbours, _ = find_neighbours(tiny, descriptor.cutoff)
                 n = 1 if descriptor.counts_structures(gradients) else tiny.n_atoms
-                rows = empty_rows(descriptor, tiny, neighbours, 0, n, gradients)
-                descriptor.compute_rows(tiny, neighbours, 0, n, gradients, rows)
+                rows = RowMemory(descriptor, gradients).compute(tiny, neighbours, 0, n)
+                _require_finite(rows)
 
     warm_up(repr(sorted((d.descriptor_id, tuple(g)) for d, g in wanted)), first_calls)
     _warm.update((d.descriptor_id, g) for d, g in wanted)

@@ -722,7 +722,7 @@ def _store_strided(
 def _has_outer(couplings: Couplings, panel: int) -> bool:
     """Whether there are outer groups; products of two factors have none, and w is all of scaled."""
     one, two = couplings.panel_outer[2 * panel], couplings.panel_outer[2 * panel + 1]
-    return one < couplings.n_channels or two < couplings.n_channels
+    return bool(min(one, two) < couplings.n_channels)
 
 
 @inlined
