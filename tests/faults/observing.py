@@ -37,9 +37,13 @@ def content(lake: Lake, *, with_ids: bool = True) -> dict[str, dict[str, str]]:
     """
     found = {"structures": _by_key(lake.structures(), with_ids)}
     for kind, gradients in lake.descriptors().select("descriptor_id", "gradients").unique().rows():
-        found[f"features {kind}"] = _by_key(lake.features(kind), with_ids)
+        views = {f"features {kind}": lake.features(kind)}
         if gradients != "none":
-            found[f"{gradients} {kind}"] = _by_key(lake.gradients(kind, form=gradients), with_ids)
+            views[f"{gradients} {kind}"] = lake.gradients(kind, form=gradients)
+        # Features are committed before the structures that have them: a run that ends in between
+        # leaves a view of nothing, and a purge forgets it.
+        shown = {name: _by_key(data, with_ids) for name, data in views.items()}
+        found |= {name: digests for name, digests in shown.items() if digests}
     found["set aside"] = _reasons(lake)
     return found
 
